@@ -1,0 +1,1 @@
+"""How the parts are put together: the console script and the launcher for one machine."""

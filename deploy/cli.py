@@ -1,0 +1,104 @@
+"""The console script `counterhint`: finds the command that the first words name, and runs it.
+
+A part's command line is imported only when it is called, so that each part works with nothing but
+its own extra installed.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives."""
+
+    target: str
+    """`module:Class` of its `Command`."""
+    extra: str
+    """The extra that brings what it needs."""
+    summary: str
+    """One line for the overview."""
+
+
+COMMANDS: dict[str, Entry] = {
+    "demo": Entry("deploy.local.cli:Demo", "demo", "the whole system in small, on this machine"),
+    "teacher serve": Entry("teacher_server.cli:Serve", "teacher", "serve a teacher over gRPC"),
+    "services run": Entry(
+        "services.cli:Run", "services", "run the queue services: intake, dispatcher"
+    ),
+    "models make": Entry(
+        "student_trainer.cli:MakeModels", "student", "make the models that a recipe starts from"
+    ),
+    "train": Entry("student_trainer.cli:Train", "student", "train a student by a recipe"),
+    "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
+    "bench scoring": Entry(
+        "teacher_server.cli:BenchScoring", "teacher", "time group scoring against the naive way"
+    ),
+    "queue ls": Entry("services.cli:QueueList", "services", "depth of the queue by run"),
+    "queue show": Entry("services.cli:QueueShow", "services", "one job's state"),
+    "queue dead": Entry("services.cli:QueueDead", "services", "jobs that were put aside"),
+    "queue retry": Entry("services.cli:QueueRetry", "services", "put a dead job back"),
+    "queue purge": Entry("services.cli:QueuePurge", "services", "remove a run's jobs"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that the arguments name and returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if len(words) >= length and name in COMMANDS:
+            return _run(name, words[length:])
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    known = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if known:
+        print(_overview(known))
+        return 0 if words[1:] in (["-h"], ["--help"]) else 2
+    print(f"counterhint: no command {words[0]!r}; counterhint --help lists them", file=sys.stderr)
+    return 2
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    entry = COMMANDS[name]
+    module, _, attribute = entry.target.partition(":")
+    try:
+        command_line = importlib.import_module("counterhint.command_line")
+        command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        print(
+            f"counterhint {name}: {error.name} is not installed; "
+            f"pip install 'counterhint[{entry.extra}]'",
+            file=sys.stderr,
+        )
+        return 2
+    exit_code: int = command_line.run_command(command, f"counterhint {name}", arguments)
+    return exit_code
+
+
+def _overview(names: Sequence[str] = tuple(COMMANDS)) -> str:
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
+    return "\n".join(
+        [
+            "usage: counterhint COMMAND [--help] …",
+            "",
+            "Contrastive on-policy distillation: score solutions under correct and wrong hints.",
+            "",
+            *lines,
+            "",
+            "example: counterhint demo --out runs/demo",
+        ]
+    )
+
+
+_OURS = frozenset({"counterhint", "deploy", "services", "student_trainer", "teacher_server"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Everything runs from here as child processes: Redis, teacher, services, trainer."""

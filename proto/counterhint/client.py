@@ -1,0 +1,232 @@
+"""The scoring client: async, and a synchronous one over it for training loops.
+
+Both speak to a teacher or to the intake in front of a queue. A job's id makes it safe to send
+again, so every call survives a server that restarts: UNAVAILABLE and a full queue are tried again,
+with growing pauses, until the caller's time-out.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from counterhint.channel import open_channel
+from counterhint.errors import (
+    CounterhintError,
+    DeadlinePassed,
+    Overloaded,
+    TokenizerMismatch,
+    Unavailable,
+    error_from_rpc,
+    failure_from_message,
+)
+from counterhint.jobs import ScoringJob, ScoringResult, TeacherInfo
+from counterhint.messages import job_to_message, result_from_message, teacher_from_message
+from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between tries: doubled each time, with jitter."""
+
+
+class AsyncScoringClient:
+    """A client for one event loop.
+
+    Args:
+        address: `host:port` or `unix:///path` of a teacher or an intake.
+        timeout: seconds that a call may take, tries included.
+        on_retry: told of each failed try that will be repeated, for logs and metrics.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 600.0,
+        on_retry: Callable[[CounterhintError], None] | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._on_retry = on_retry
+        self._channel = open_channel(address)
+        self._stub = scoring_pb2_grpc.ScoringServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def get_teacher(self, timeout: float | None = None) -> TeacherInfo:
+        """What the teacher is.
+
+        Raises:
+            Unavailable: nobody answered within the time-out.
+        """
+        message = await self._with_retries(
+            lambda remaining: self._stub.GetTeacher(
+                scoring_pb2.GetTeacherRequest(), timeout=remaining
+            ),
+            timeout,
+        )
+        return teacher_from_message(message)
+
+    async def check_tokenizer(self, fingerprint: str, timeout: float | None = None) -> TeacherInfo:
+        """What the teacher is, once it is sure that it shares the tokenizer.
+
+        Raises:
+            TokenizerMismatch: it does not.
+        """
+        teacher = await self.get_teacher(timeout)
+        if teacher.tokenizer_fingerprint != fingerprint:
+            raise TokenizerMismatch(fingerprint, teacher.tokenizer_fingerprint)
+        return teacher
+
+    async def score(self, job: ScoringJob, timeout: float | None = None) -> ScoringResult:
+        """The scores of one job.
+
+        Raises:
+            CounterhintError: the typed error that the job ended with.
+        """
+        request = job_to_message(job)
+        message = await self._with_retries(
+            lambda remaining: self._stub.Score(request, timeout=remaining), timeout
+        )
+        return result_from_message(message, job)
+
+    async def score_stream(
+        self, jobs: AsyncIterable[ScoringJob]
+    ) -> AsyncIterator[tuple[str, ScoringResult | CounterhintError]]:
+        """The outcome of each job by its id, in the order in which they finish.
+
+        One stream, no retries: when it breaks, what has not come yet can be sent again.
+
+        Raises:
+            CounterhintError: the stream as a whole failed.
+        """
+        sent: dict[str, ScoringJob] = {}
+
+        async def requests() -> AsyncIterator[scoring_pb2.ScoreStreamRequest]:
+            async for job in jobs:
+                sent[job.id] = job
+                yield scoring_pb2.ScoreStreamRequest(
+                    job=job_to_message(job), timeout_seconds=self._timeout
+                )
+
+        try:
+            async for reply in self._stub.ScoreStream(requests()):
+                job = sent.pop(reply.id)
+                if reply.HasField("failure"):
+                    yield reply.id, failure_from_message(reply.failure)
+                else:
+                    yield reply.id, result_from_message(reply.response, job)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    async def _with_retries(
+        self, call: Callable[[float], Awaitable[T]], timeout: float | None
+    ) -> T:
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        pause = FIRST_PAUSE
+        failure: CounterhintError | None = None
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise failure or DeadlinePassed(
+                    "no time left for the call", reason="DEADLINE_EXCEEDED"
+                )
+            try:
+                return await call(remaining)
+            except grpc.aio.AioRpcError as error:
+                failure = error_from_rpc(error)
+                if not _worth_another_try(failure):
+                    raise failure from error
+            if self._on_retry is not None:
+                self._on_retry(failure)
+            wait = max(failure.retry_after, pause * random.uniform(0.5, 1.5))
+            await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _worth_another_try(error: CounterhintError) -> bool:
+    return isinstance(error, Unavailable) or (
+        isinstance(error, Overloaded) and error.retry_after > 0
+    )
+
+
+class ScoringClient:
+    """A client for synchronous code: its calls run on an event loop in a thread of its own.
+
+    `submit` returns at once, so that scoring overlaps with whatever the caller does next.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 600.0,
+        on_retry: Callable[[CounterhintError], None] | None = None,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="scoring-client", daemon=True
+        )
+        self._thread.start()
+
+        async def connect() -> AsyncScoringClient:
+            return AsyncScoringClient(address, timeout=timeout, on_retry=on_retry)
+
+        self._client = self._run(connect()).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection and ends the thread; calls under way are cancelled."""
+        self._run(self._client.close()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def get_teacher(self, timeout: float | None = None) -> TeacherInfo:
+        """See `AsyncScoringClient.get_teacher`."""
+        return self._run(self._client.get_teacher(timeout)).result()
+
+    def check_tokenizer(self, fingerprint: str, timeout: float | None = None) -> TeacherInfo:
+        """See `AsyncScoringClient.check_tokenizer`."""
+        return self._run(self._client.check_tokenizer(fingerprint, timeout)).result()
+
+    def score(self, job: ScoringJob, timeout: float | None = None) -> ScoringResult:
+        """See `AsyncScoringClient.score`."""
+        return self.submit(job, timeout).result()
+
+    def submit(self, job: ScoringJob, timeout: float | None = None) -> Future[ScoringResult]:
+        """Sends a job; the future holds its result or raises its typed error."""
+        return self._run(self._client.score(job, timeout))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

@@ -1,0 +1,59 @@
+"""Whether a teacher can score a job at all: asked by the intake and again by the teacher."""
+
+from counterhint.errors import InvalidJob, Overloaded, TokenizerMismatch
+from counterhint.jobs import ScoringJob, TeacherInfo
+from counterhint.tensors import TokenIds
+
+
+def validate_job(job: ScoringJob, teacher: TeacherInfo) -> None:
+    """Refuses a job that this teacher can never score.
+
+    Raises:
+        TokenizerMismatch: the job's ids were made with another tokenizer.
+        InvalidJob: a token id outside the vocabulary, a pair longer than the model takes, or more
+            top-k entries than the teacher gives.
+        Overloaded: the job as a whole is larger than the teacher's bound.
+    """
+    if job.tokenizer_fingerprint != teacher.tokenizer_fingerprint:
+        raise TokenizerMismatch(job.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
+    if job.outputs.top_k > teacher.max_top_k:
+        raise InvalidJob(
+            f"top_k is {job.outputs.top_k}, but the teacher gives at most {teacher.max_top_k}",
+            reason="TOP_K_TOO_LARGE",
+            details={"top_k": job.outputs.top_k, "max_top_k": teacher.max_top_k},
+        )
+    for kind, sequences in (("context", job.contexts), ("response", job.responses)):
+        for index, sequence in enumerate(sequences):
+            _check_ids(sequence, f"{kind} {index}", teacher.vocab_size)
+    if job.token_ids is not None:
+        _check_ids(job.token_ids.reshape(-1), "token_ids", teacher.vocab_size)
+    lengths = job.context_lengths[job.pairs[:, 0]] + job.pair_lengths
+    if (longest := int(lengths.max())) > teacher.max_model_len:
+        pair = int(lengths.argmax())
+        context, response = job.pairs[pair].tolist()
+        raise InvalidJob(
+            f"pair {pair} (context {context} of {job.context_lengths[context]} tokens + response "
+            f"{response} of {job.response_lengths[response]}) is {longest} tokens long, but the "
+            f"teacher takes at most {teacher.max_model_len}",
+            reason="PAIR_TOO_LONG",
+            details={"pair": pair, "tokens": longest, "max_model_len": teacher.max_model_len},
+        )
+    if job.tokens_computed > teacher.max_job_tokens:
+        raise Overloaded(
+            f"the job takes {job.tokens_computed} tokens, but the teacher's bound is "
+            f"{teacher.max_job_tokens}: split it by context, or raise the bound",
+            reason="JOB_TOO_LARGE",
+            details={"tokens": job.tokens_computed, "max_job_tokens": teacher.max_job_tokens},
+        )
+
+
+def _check_ids(ids: TokenIds, name: str, vocab_size: int) -> None:
+    outside = (ids < 0) | (ids >= vocab_size)
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidJob(
+            f"{name}: token id {ids[position]} at position {position} is outside the vocabulary "
+            f"of {vocab_size}",
+            reason="TOKEN_ID_OUT_OF_RANGE",
+            details={"where": name, "position": position, "vocab_size": vocab_size},
+        )

@@ -1,0 +1,1 @@
+"""The services between student and teacher: intake, queue and dispatcher."""

@@ -1,0 +1,58 @@
+"""What a task is: an endless stream of training problems, a held-out set and a verifier.
+
+To add a task, write one file beside this one with a `Config` subclass (its `kind` is the name
+used in recipes) and a `Task` subclass, and list the config in `student_trainer/tasks/__init__.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One verifiable problem."""
+
+    id: str
+    """Stable name of the problem: the same problem has the same id in every run."""
+    text: str
+    """The statement, as the model is shown it."""
+    answer: str
+    """The reference answer that the verifier compares with."""
+    solution: str | None = None
+    """A worked reference solution, where the data has one (the `gt_cot` hint)."""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """Whatever else the task's own verifier needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one response."""
+
+    correct: bool
+    """Whether the final answer is right."""
+    answer: str | None
+    """The final answer that was found in the response; None when there is none to parse."""
+
+
+class Task(ABC):
+    """A source of verifiable problems."""
+
+    answer_format: str
+    """The line that tells the model how to give its final answer; empty when it needs none."""
+
+    @abstractmethod
+    def train_problem(self, index: int) -> Problem:
+        """The training problem at `index` ≥ 0; deterministic and endless: finite data starts over."""
+
+    @abstractmethod
+    def heldout_problems(self, count: int) -> Sequence[Problem]:
+        """The first `count` problems of the held-out set, none of which training ever shows.
+
+        Raises:
+            ValueError: the task has fewer than `count` held-out problems.
+        """
+
+    @abstractmethod
+    def verify(self, problem: Problem, response: str) -> Verdict:
+        """Grade one response (the decoded text without special tokens)."""

@@ -1,0 +1,1 @@
+"""The stateless teacher server: scores responses under several contexts over gRPC."""
