@@ -3,7 +3,7 @@
 A command is a `Command` subclass: its docstring is the help text (with an example), its fields are
 the flags, `run` does the work. Values are taken from flag > environment > `--config` file >
 default. Exit codes: 0 done; 1 the work ended with a negative result; 2 something that the user gave
-cannot be used; 130 interrupted.
+cannot be used or reached; 130 interrupted.
 
 Needs the extra `cli`.
 """
@@ -25,7 +25,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from counterhint.errors import InputError
+from counterhint.errors import CounterhintError, InputError
 
 EXIT_DONE, EXIT_NEGATIVE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -84,7 +84,7 @@ def run_command(command: type[Command], name: str, arguments: Sequence[str]) -> 
     """
     try:
         return _parse(command, name, arguments).run()
-    except InputError as error:
+    except (InputError, CounterhintError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

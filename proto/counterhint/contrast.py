@@ -41,7 +41,7 @@ def contrast(correct: NDArray[np.floating], wrong: NDArray[np.floating]) -> NDAr
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Hyperparameters that turn the contrast into a change of the advantage (the paper's values)."""
+    """How the contrast becomes a change of the advantage; defaults are the paper's values."""
 
     tau: float = 0.02
     """Temperature of the tanh."""

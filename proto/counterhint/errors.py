@@ -60,8 +60,8 @@ class TokenizerMismatch(CounterhintError):
 
     def __init__(self, ours: str, teachers: str) -> None:
         super().__init__(
-            f"the token ids were made with tokenizer {ours or '(none named)'}, but the teacher's is "
-            f"{teachers}: use a teacher with the student's tokenizer",
+            f"the token ids were made with tokenizer {ours or '(none named)'}, but the teacher's "
+            f"is {teachers}: use a teacher with the student's tokenizer",
             reason="TOKENIZER_MISMATCH",
             details={"requested": ours, "teacher": teachers},
         )
@@ -193,7 +193,7 @@ def error_to_status(error: CounterhintError) -> grpc.Status:
 
 
 def error_from_rpc(error: grpc.RpcError) -> CounterhintError:
-    """The typed error behind a failed call, whoever answered it (our server, gRPC itself, a proxy)."""
+    """The typed error behind a failed call, whoever answered: our server, gRPC or a proxy."""
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return UnknownFailure(str(error), reason="UNKNOWN")
     code: grpc.StatusCode = error.code()
