@@ -1,0 +1,82 @@
+"""The command line of the launcher: `counterhint demo`."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from rich.console import Console
+
+from counterhint.command_line import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NEGATIVE, Command
+from deploy.local.demo import DemoPlan, StageFailed, run_demo
+from deploy.local.supervisor import ServiceFailed
+
+_RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+class Demo(Command):
+    """Run contrastive on-policy distillation from end to end on this machine.
+
+    Makes small models, starts Redis, a gRPC teacher and the queue services, trains a student on a
+    verifiable task and writes a report. Whatever it started ends with it, also on Ctrl-C.
+
+    Example: counterhint demo --method rlcsd --steps 80 --out runs/demo
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_DEMO_")
+
+    model: Literal["tiny", "smollm2"] = "tiny"
+    """Models made from scratch in a minute, or SmolLM2-135M-Instruct."""
+    method: Literal["rlcsd", "grpo"] = "rlcsd"
+    """The contrast on top of the verifier's reward, or the reward alone."""
+    steps: int | None = Field(default=None, ge=1)
+    """Training steps; the recipe's when not given."""
+    teacher: Literal["self", "large"] = "self"
+    """Score with the student's own earlier weights, or with a larger model."""
+    seed: int = 0
+    """Seed of the training run."""
+    recipe: Path | None = None
+    """A recipe to use instead of the model's own."""
+    out: Path = Path("runs/demo")
+    """Run folder; an earlier run in it is replaced."""
+
+    def run(self) -> int:
+        """Runs the demo and says where its results are."""
+        console = Console()
+        plan = DemoPlan(
+            recipe=self.recipe or _RECIPES / f"{self.model}.yaml",
+            out=self.out,
+            method=self.method,
+            teacher=self.teacher,
+            steps=self.steps,
+            seed=self.seed,
+        )
+        try:
+            summary = run_demo(plan, console)
+        except StageFailed as error:
+            if error.code == EXIT_BAD_INPUT:  # the stage has said what is wrong
+                return EXIT_BAD_INPUT
+            print(f"counterhint demo: {error}; logs: {self.out / 'logs'}", file=sys.stderr)
+            return EXIT_NEGATIVE
+        except ServiceFailed as error:
+            print(f"counterhint demo: {error}", file=sys.stderr)
+            return EXIT_NEGATIVE
+        console.print(_closing_text(summary, self.out))
+        return EXIT_DONE
+
+
+def _closing_text(summary: dict[str, Any], out: Path) -> str:
+    before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
+    return "\n".join(
+        [
+            f"[bold]Held-out accuracy {before:.1%} → {after:.1%}[/] "
+            f"({summary['heldout_samples']} samples, {summary['steps']} steps of "
+            f"{summary['method']}, {summary['seconds_total']:.0f} s in all)",
+            f"Report:   {out / 'report.html'}  (open it in a browser)",
+            f"Figures:  {out / 'summary.json'}, {out / 'metrics.jsonl'}; "
+            f"tensorboard --logdir {out / 'tensorboard'}",
+            "Next:     counterhint demo --method grpo --out runs/grpo   (the same without hints)",
+            "          counterhint --help                               (every part by itself)",
+        ]
+    )
