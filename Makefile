@@ -1,0 +1,60 @@
+# Everything a newcomer needs: `make demo` and `make test` work from a fresh clone.
+#
+#   make demo METHOD=grpo STEPS=40 TEACHER=large SEED=1 OUT=runs/mine
+#   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types proto proto-check clean
+
+# The first Python that every dependency has wheels for, else whatever python3 is.
+PY ?= $(shell for python in python3 python3.12 python3.11; do \
+    $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+    && echo $$python && exit; done; echo python3)
+TORCH ?= torch==2.13.0
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## create .venv with everything for development
+
+demo: $(VENV)/.$(if $(filter smollm2,$(MODEL)),smollm2,demo) ## run the whole system in small: MODEL= METHOD= STEPS= TEACHER= SEED= OUT=
+	@$(VENV)/bin/counterhint demo $(if $(MODEL),--model $(MODEL)) $(if $(METHOD),--method $(METHOD)) \
+	    $(if $(STEPS),--steps $(STEPS)) $(if $(TEACHER),--teacher $(TEACHER)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT))
+
+test: $(VENV)/.dev ## run all tests
+	@$(VENV)/bin/pytest
+
+lint: $(VENV)/.dev ## check style, format and which part imports which
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/lint-imports
+
+types: $(VENV)/.dev ## check types
+	@$(VENV)/bin/mypy
+
+proto: ## write the stubs of the contract anew
+	@proto/generate.sh
+
+proto-check: $(VENV)/.dev ## lint the contract, and check that its stubs are up to date
+	@$(VENV)/bin/buf lint proto
+	@proto/generate.sh --check
+
+clean: ## remove environments and caches (runs/ stays)
+	rm -rf $(VENV) .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.torch:
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11 …" >&2; exit 2; }
+	@echo "Creating $(VENV) with $$($(PY) --version) and $(firstword $(TORCH)) (about a minute) …"
+	@$(PY) -m venv $(VENV)
+	@$(PIP) $(TORCH)
+	@touch $@
+
+# One rule for each extra of pyproject.toml. Larger extras contain `demo`.
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.smollm2: $(VENV)/.%: pyproject.toml | $(VENV)/.torch
+	@echo "Installing counterhint[$*] into $(VENV) (about a minute) …"
+	@$(PIP) --editable '.[$*]'
+	@touch $(VENV)/.demo $@
