@@ -1,0 +1,125 @@
+"""The signals token by token: the rollouts that the report shows, and the mean by token class."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MAX_TOKENS = 60_000
+"""Tokens of all rollouts in one report: about 5 MB of page."""
+_SCALE_PERCENTILE = 98
+_PER_TOKEN = ("student", "correct_hint", "e_c", "e_ctr", "modulated")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMean:
+    """The signals on the tokens of one class."""
+
+    name: str
+    tokens: int
+    contrast: float
+    """Mean |e_ctr| per token."""
+    one_sided: float
+    """Mean |e_c| per token."""
+    contrast_share: float
+    """Share of the sum of |e_ctr| over all tokens that falls on this class."""
+    one_sided_share: float
+
+
+def choose_rollouts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rollouts when they fit the page, else ones evenly spread over the run."""
+    total = sum(len(row["tokens"]) for row in rows)
+    if total <= MAX_TOKENS:
+        return list(rows)
+    count = max(1, len(rows) * MAX_TOKENS // total)
+    return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def page_data(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rollouts as the page's script reads them; a missing value is null.
+
+    Raises:
+        ValueError: A per-token list is not as long as the rollout's tokens.
+    """
+    return {
+        "rollouts": [_rollout(row) for row in rows],
+        "scales": {signal: _scale(rows, signal) for signal in ("e_ctr", "e_c")},
+    }
+
+
+def class_means(
+    rows: Iterable[dict[str, Any]], classes: Mapping[str, Sequence[str]]
+) -> list[ClassMean]:
+    """The signals by token class, over the tokens that have both signals.
+
+    Args:
+        rows: Rollouts.
+        classes: Class name → token texts, compared without surrounding blanks; a token of no
+            class counts as `other`.
+
+    Returns:
+        One entry for each class that occurs, in the order given; empty without any signal.
+    """
+    names = {text.strip(): name for name, texts in classes.items() for text in texts}
+    signals: dict[str, list[tuple[float, float]]] = {name: [] for name in (*classes, "other")}
+    for row in rows:
+        pairs = zip(row["tokens"], _values(row, "e_ctr"), _values(row, "e_c"), strict=True)
+        for token, contrast, one_sided in pairs:
+            if contrast is not None and one_sided is not None:
+                signals[names.get(token.strip(), "other")].append((abs(contrast), abs(one_sided)))
+    sums = {name: np.sum(values, axis=0) for name, values in signals.items() if values}
+    total = np.maximum(sum(sums.values()), np.finfo(float).tiny)
+    return [
+        ClassMean(
+            name, len(signals[name]), *(sums[name] / len(signals[name])), *(sums[name] / total)
+        )
+        for name in sums
+    ]
+
+
+def _rollout(row: Mapping[str, Any]) -> dict[str, Any]:
+    hints = row.get("hint_texts") or {}
+    selected = row.get("selected") or [None] * len(row["tokens"])
+    return {
+        "step": row["step"],
+        "problem_id": row.get("problem_id"),
+        "problem": row.get("problem", ""),
+        "answer": row.get("answer"),
+        "response_answer": row.get("response_answer"),
+        "correct": bool(row["correct"]),
+        "advantage": _rounded(row.get("advantage")),
+        "tokens": row["tokens"],
+        "token_ids": row["token_ids"],
+        **{key: [_rounded(value) for value in _values(row, key)] for key in _PER_TOKEN},
+        "wrong_hints": [
+            [_rounded(value) for value in branch] for branch in row.get("wrong_hints") or []
+        ],
+        "selected": selected,
+        "hints": {"correct": hints.get("correct"), "wrong": list(hints.get("wrong") or [])},
+    }
+
+
+def _values(row: Mapping[str, Any], key: str) -> list[float | None]:
+    """A per-token list; a rollout without this signal has a missing value at each token."""
+    values = row.get(key) or [None] * len(row["tokens"])
+    if len(values) != len(row["tokens"]):
+        raise ValueError(
+            f"rollouts.jsonl, step {row['step']}: {len(values)} values of {key} for "
+            f"{len(row['tokens'])} tokens"
+        )
+    return values
+
+
+def _scale(rows: Iterable[dict[str, Any]], signal: str) -> float | None:
+    """The |signal| that gets full colour, None where no token has the signal."""
+    sizes = [abs(value) for row in rows for value in _values(row, signal) if value is not None]
+    return _rounded(float(np.percentile(sizes, _SCALE_PERCENTILE))) if sizes else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """4 significant digits, to keep the page small; what is not a number is missing."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.4g}")
