@@ -1,0 +1,97 @@
+"""The teacher's commands: `counterhint teacher serve`, `counterhint bench scoring`."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from counterhint.command_line import EXIT_DONE, Command
+from counterhint.errors import InputError
+
+
+class Serve(Command):
+    """Serve a teacher over gRPC until SIGTERM or Ctrl-C.
+
+    example:
+      counterhint teacher serve --model models/teacher --listen 127.0.0.1:50051
+      counterhint teacher serve --model models/teacher --listen unix:///tmp/teacher.sock \\
+        --weights-root runs/demo/weights
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_TEACHER_")
+
+    model: Path
+    """Model folder in the transformers format, with its tokenizer."""
+    listen: str = "127.0.0.1:50051"
+    """host:port (port 0: any free one) or unix:///path."""
+    engine: Literal["transformers"] = "transformers"
+    """What computes the log probs."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; auto takes a GPU when there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; log probs are float32 in any case."""
+    model_id: str | None = None
+    """The model's name in replies; the folder's name by default."""
+    max_model_len: int | None = Field(None, ge=16)
+    """Longest context + response in tokens; the model's own limit by default."""
+    max_top_k: int = Field(128, ge=0)
+    """Largest top-k that a job may ask for."""
+    max_batch_tokens: int = Field(16384, ge=1)
+    """Most tokens of a batch, padding and cached ones included."""
+    max_job_tokens: int = Field(131_072, ge=1)
+    """Largest job in computed tokens; larger ones are refused for good."""
+    max_queued_tokens: int = Field(1_048_576, ge=1)
+    """Most tokens that wait or run; jobs beyond are told to come back later."""
+    stream_jobs: int = Field(16, ge=1)
+    """Most jobs of one stream under way."""
+    weights_root: list[Path] = []
+    """Folder that weights named by jobs may come from; repeatable, none by default."""
+    max_loaded_weights: int = Field(2, ge=1)
+    """Named weights that are held at once, beside the server's own."""
+    drain_seconds: float = Field(30.0, ge=0)
+    """How long jobs may still run after the signal to end."""
+    insecure: bool = False
+    """Permit plaintext on an address that is not this machine's loopback."""
+
+    def run(self) -> int:
+        """Serves until a signal comes."""
+        from teacher_server.engines.base import Engine
+        from teacher_server.server import ServerOptions, serve
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        if self.max_queued_tokens < self.max_job_tokens:
+            raise InputError(
+                f"--max-queued-tokens {self.max_queued_tokens} is below --max-job-tokens "
+                f"{self.max_job_tokens}: the largest job would never be taken; raise it"
+            )
+        options = ServerOptions(
+            listen=self.listen,
+            insecure=self.insecure,
+            drain_seconds=self.drain_seconds,
+            max_queued_tokens=self.max_queued_tokens,
+            stream_jobs=self.stream_jobs,
+        )
+
+        def make_engine() -> Engine:
+            from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+
+            return TransformersEngine(
+                TransformersOptions(
+                    model=self.model,
+                    model_id=self.model_id,
+                    device=self.device,
+                    dtype=self.dtype,
+                    max_batch_tokens=self.max_batch_tokens,
+                    max_model_len=self.max_model_len,
+                    max_top_k=self.max_top_k,
+                    max_job_tokens=self.max_job_tokens,
+                    weights_roots=tuple(self.weights_root),
+                    max_loaded_weights=self.max_loaded_weights,
+                )
+            )
+
+        asyncio.run(serve(options, make_engine, lambda line: print(line, flush=True)))
+        return EXIT_DONE

@@ -1,0 +1,52 @@
+"""What the server asks of an engine."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from counterhint.jobs import Scores, ScoringJob, TeacherInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What an engine gives for one job."""
+
+    scores: Scores
+    """Scores of all pairs, one after another in the order of `ScoringJob.pairs`."""
+    weights_revision: str
+    """The weights that computed every one of them."""
+    seconds: float
+    """Time spent computing, without waiting."""
+
+
+class Engine(ABC):
+    """Computes log probs of responses under contexts; lives on the server's event loop.
+
+    A new engine overrides:
+
+    - `score`: the work itself. It must give the same numbers as one plain full forward pass a pair
+      (float32: to 1e-4), honour `job.outputs`, and use one revision of the weights for a whole job.
+      The server has validated the job against `info` and checks afterwards that every number is
+      finite.
+    - `close`: when it holds threads, processes or device memory.
+
+    and sets `info`, and `concurrent_jobs` when it gains from several jobs at once.
+    """
+
+    info: TeacherInfo
+    """What this engine serves, and the limits that jobs must keep."""
+    concurrent_jobs: int = 1
+    """Jobs that it takes at once; the others wait in front of it."""
+
+    @abstractmethod
+    async def score(self, job: ScoringJob) -> Scored:
+        """Scores one job. When the awaiting task is cancelled, the computation must end soon.
+
+        Raises:
+            WeightsUnavailable: the weights that the job names cannot be used.
+            EngineFailure: the engine gave no usable numbers.
+            Unavailable: the engine as a whole cannot score any more.
+        """
+
+    async def close(self) -> None:
+        """Releases what the engine holds; no job is under way any more."""
+        return

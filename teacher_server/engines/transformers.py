@@ -1,0 +1,228 @@
+"""The embedded engine: a transformers model in this process, on CPU or one GPU."""
+
+import asyncio
+import copy
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from counterhint.errors import InputError, JobCancelled
+from counterhint.fingerprint import tokenizer_fingerprint
+from counterhint.jobs import ScoringJob, TeacherInfo, Weights, pairs_array
+from teacher_server.engines.base import Engine, Scored
+from teacher_server.engines.shared_prefix import GroupScorer, check_shareable
+from teacher_server.weights import LoadedWeights, fit_to_model, read_weights
+
+log = logging.getLogger(__name__)
+
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}
+"""Largest difference between group scoring and the model's own logits that is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersOptions:
+    """How the engine is set up."""
+
+    model: Path
+    """A model folder in the transformers format, with its tokenizer."""
+    model_id: str | None = None
+    """The model's name; the folder's name when None."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; auto takes a GPU when there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; the head and all log probs are float32 in any case."""
+    max_batch_tokens: int = 16384
+    """Most tokens of a batch, padding and cached ones included."""
+    max_model_len: int | None = None
+    """Longest context + response; the model's own limit when None."""
+    max_top_k: int = 128
+    """Largest top-k; never more than the vocabulary."""
+    max_job_tokens: int = 131072
+    """Largest job in computed tokens."""
+    weights_roots: Sequence[Path] = ()
+    """Folders that named weights may come from."""
+    max_loaded_weights: int = 2
+    """Named weights that are held at once, beside the server's own."""
+
+
+class TransformersEngine(Engine):
+    """Runs all torch work on one thread, a job at a time, so that the event loop stays free.
+
+    Raises:
+        InputError: the folder is missing or holds no model or tokenizer, the device is not there,
+            or the model is of a kind whose cache or head this engine does not know.
+    """
+
+    def __init__(self, options: TransformersOptions) -> None:
+        self._options = options
+        self._model = _load_model(options)
+        self._own = GroupScorer(self._model, options.max_batch_tokens)
+        self.info = _describe(options, self._model)
+        _check_against_plain_forward(self._own, self.info)
+        self._named = LoadedWeights(options.max_loaded_weights, self._read_named, self._build_named)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+
+    async def score(self, job: ScoringJob) -> Scored:
+        """Scores one job; a cancelled one ends before its next batch."""
+        cancelled = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._score, job, cancelled
+            )
+        finally:
+            cancelled.set()
+
+    async def close(self) -> None:
+        """Ends the thread after the batch that it is at."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _score(self, job: ScoringJob, cancelled: threading.Event) -> Scored:
+        def check() -> None:
+            if cancelled.is_set():
+                raise JobCancelled(f"job {job.id!r} was cancelled", reason="CANCELLED")
+
+        check()
+        scorer, revision = self._own, self.info.weights_revision
+        if job.weights is not None:
+            scorer, revision = self._named.get(job.weights), job.weights.revision
+        start = time.perf_counter()
+        scores = scorer.score(job, check)
+        return Scored(scores, revision, time.perf_counter() - start)
+
+    def _read_named(self, weights: Weights) -> dict[str, torch.Tensor]:
+        tensors = read_weights(weights, self._options.weights_roots)
+        return fit_to_model(tensors, self._model, weights)
+
+    def _build_named(self, state: dict[str, torch.Tensor]) -> GroupScorer:
+        # A copy of the modules around the same parameters, which the loaded ones then replace.
+        shared = {id(parameter): parameter for parameter in self._model.parameters()}
+        model = copy.deepcopy(self._model, shared)
+        device = self._model.device
+        model.load_state_dict({name: t.to(device) for name, t in state.items()}, assign=True)
+        return GroupScorer(model.requires_grad_(False), self._options.max_batch_tokens)
+
+
+def _load_model(options: TransformersOptions) -> PreTrainedModel:
+    folder = options.model
+    if not folder.is_dir():
+        raise InputError(
+            f"--model {folder}: no such folder; give a model folder in the transformers format"
+        )
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"--model {folder} is no model folder: it needs config.json and *.safetensors "
+            "(save_pretrained writes both)"
+        )
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no GPU is visible here; use --device cpu")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # Soft-capped attention scores (Gemma 2) exist in the eager implementation only.
+        capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, options.dtype),
+            attn_implementation="eager" if capped else "sdpa",
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(f"--model {folder} cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(
+            f"--model {folder}: its safetensors lack {len(missing)} tensors of "
+            f"{type(model).__name__}, {missing[0]} first: copy the folder again"
+        )
+    check_shareable(model)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherInfo:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            options.model, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"--model {options.model} has no tokenizer that can be loaded: save the student's "
+            f"beside the model with tokenizer.save_pretrained ({error})"
+        ) from error
+    vocabulary = tokenizer.get_vocab()
+    if not vocabulary:
+        raise InputError(
+            f"--model {options.model} has no tokenizer: save the student's beside the model with "
+            "tokenizer.save_pretrained"
+        )
+    embedded = model.get_input_embeddings().num_embeddings
+    limit = options.max_model_len or getattr(
+        model.config.get_text_config(), "max_position_embeddings", None
+    )
+    if limit is None:
+        raise InputError(
+            f"--model {options.model}: its configuration has no max_position_embeddings; "
+            "give --max-model-len"
+        )
+    return TeacherInfo(
+        model_id=options.model_id or options.model.resolve().name,
+        weights_revision=_revision(options.model),
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        vocab_size=min(max(vocabulary.values()) + 1, embedded),
+        max_model_len=limit,
+        max_top_k=min(options.max_top_k, embedded),
+        engine="transformers",
+        engine_version=transformers.__version__,
+        max_job_tokens=options.max_job_tokens,
+    )
+
+
+def _revision(folder: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 over the folder's safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+@torch.inference_mode()
+def _check_against_plain_forward(scorer: GroupScorer, info: TeacherInfo) -> None:
+    """Scores a few tokens both ways, so that a model with unknown parts is refused, not misread."""
+    length = min(8, info.max_model_len // 2)
+    ids = (np.arange(2 * length + 1) % info.vocab_size).astype(np.int32)
+    contexts = (ids[:length], ids[1 : length // 2 + 1])
+    responses = (ids[length : 2 * length], ids[1:2])
+    pairs = [(context, response) for context in range(2) for response in range(2)]
+    job = ScoringJob("probe", "", contexts, responses, pairs_array(pairs), "")
+    ours = scorer.score(job).sampled
+    assert ours is not None
+    plain = []
+    for context, response in pairs:
+        tokens = np.concatenate([contexts[context], responses[response]]).astype(np.int64)
+        row = torch.from_numpy(tokens).to(scorer.model.device)[None]
+        start = len(contexts[context])
+        log_probs = scorer.model(row).logits[0, start - 1 : -1].float().log_softmax(-1)
+        plain.append(log_probs.gather(-1, row[0, start:, None]).flatten().cpu().numpy())
+    difference = float(np.abs(np.concatenate(plain) - ours).max())
+    if not difference <= PROBE_TOLERANCE[scorer.model.dtype]:
+        raise InputError(
+            f"{type(scorer.model).__name__}: group scoring differs from a plain forward pass by "
+            f"{difference:.2g}, so this model has parts that the transformers engine does not know"
+        )

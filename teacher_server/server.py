@@ -1,0 +1,185 @@
+"""The life of a teacher process: bind, load, become ready, serve, drain."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from counterhint.channel import SERVER_OPTIONS
+from counterhint.errors import InputError
+from counterhint.jobs import ScoringJob, pairs_array
+from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from teacher_server.engines.base import Engine
+from teacher_server.service import TeacherService
+
+SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
+"""The name under which the health service speaks of scoring."""
+READINESS_TIMEOUT = 120.0
+"""Seconds in which the engine must score its first token."""
+LAST_REPLIES = 2.0
+"""Seconds that replies have to reach their clients after the drain."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the process serves."""
+
+    listen: str
+    """`host:port` (port 0: any free one) or `unix:///path`."""
+    insecure: bool = False
+    """Whether plaintext may leave this machine."""
+    drain_seconds: float = 30.0
+    """How long jobs may still run after the signal to end."""
+    max_queued_tokens: int = 1_048_576
+    """Most tokens that wait or run."""
+    stream_jobs: int = 16
+    """Most jobs of one stream under way."""
+
+
+async def serve(
+    options: ServerOptions,
+    make_engine: Callable[[], Engine],
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Args:
+        options: address and bounds.
+        make_engine: loads the engine; called once the address is known to be free.
+        announce: told one line when the teacher is ready.
+
+    Raises:
+        InputError: the address cannot be used, or the engine cannot be made as asked.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    check_address(options.listen, options.insecure)
+    engine = await asyncio.to_thread(make_engine)
+    try:
+        await _serve_engine(options, engine, stop, announce)
+    finally:
+        await engine.close()
+
+
+async def _serve_engine(
+    options: ServerOptions, engine: Engine, stop: asyncio.Event, announce: Callable[[str], None]
+) -> None:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    service = TeacherService(engine, options.max_queued_tokens, options.stream_jobs)
+    scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    await _set_health(status, health_pb2.HealthCheckResponse.NOT_SERVING)
+    reflection.enable_server_reflection(
+        (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    try:
+        port = server.add_insecure_port(options.listen)
+    except RuntimeError as error:
+        raise InputError(f"--listen {options.listen}: the address cannot be bound") from error
+    await server.start()
+    try:
+        async with asyncio.timeout(READINESS_TIMEOUT):
+            await engine.score(_canary(engine))
+        await _set_health(status, health_pb2.HealthCheckResponse.SERVING)
+        info = engine.info
+        announce(
+            f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
+            f"{info.engine_version}) ready on {_bound_address(options.listen, port)}"
+        )
+        await stop.wait()
+        log.info("draining")
+        await status.enter_graceful_shutdown()
+        await service.drain(options.drain_seconds)
+    finally:
+        await server.stop(LAST_REPLIES)
+
+
+def check_address(listen: str, insecure: bool) -> None:
+    """Refuses an address that cannot or should not be listened on.
+
+    Raises:
+        InputError: malformed, in use, or plaintext beyond this machine without `insecure`.
+    """
+    if listen.startswith("unix:"):
+        _check_socket_path(Path(listen.removeprefix("unix:").removeprefix("//")), listen)
+        return
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(
+            f"--listen {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
+        )
+    if not insecure and not _is_loopback(host):
+        raise InputError(
+            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or a "
+            "unix socket, or give --insecure when the network is private"
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--listen {listen} cannot be used: {error.strerror}; choose another port, or end "
+            "what listens there"
+        ) from error
+
+
+def _check_socket_path(path: Path, listen: str) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"--listen {listen}: the folder {path.parent} does not exist")
+    if len(os.fsencode(path)) > 107:
+        raise InputError(
+            f"--listen {listen}: a unix socket's path has at most 107 bytes; choose a shorter one"
+        )
+    # gRPC replaces a socket file that is there, even one in use: so ask whether someone answers.
+    with socket.socket(socket.AF_UNIX) as probe:
+        if path.exists() and probe.connect_ex(str(path)) == 0:
+            raise InputError(
+                f"--listen {listen}: a server listens there already; end it or choose another path"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bound_address(listen: str, port: int) -> str:
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _canary(engine: Engine) -> ScoringJob:
+    ids = np.zeros(1, dtype=np.int32)
+    return ScoringJob(
+        "ready", "", (ids,), (ids,), pairs_array([(0, 0)]), engine.info.tokenizer_fingerprint
+    )
+
+
+async def _set_health(
+    status: health.aio.HealthServicer, value: health_pb2.HealthCheckResponse.ServingStatus
+) -> None:
+    for name in ("", SERVICE_NAME):
+        await status.set(name, value)

@@ -1,0 +1,206 @@
+"""The gRPC handlers of a teacher: `GetTeacher`, `Score`, `ScoreStream`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from counterhint.errors import (
+    CounterhintError,
+    DeadlinePassed,
+    EngineFailure,
+    Unavailable,
+    error_to_status,
+    failure_to_message,
+)
+from counterhint.jobs import Cost, ScoringResult
+from counterhint.messages import (
+    check_finite,
+    job_from_message,
+    result_to_message,
+    teacher_to_message,
+)
+from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from counterhint.validation import validate_job
+from teacher_server.admission import Admission
+from teacher_server.engines.base import Engine
+
+RETRY_WHEN_DRAINING = 1.0
+"""Seconds after which another server may stand at this address."""
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
+    """Validates jobs, lets them through admission, has the engine score them.
+
+    Args:
+        engine: ready to score.
+        max_queued_tokens: most tokens that wait or run.
+        stream_jobs: jobs of one stream that may be under way or have a reply that was not taken
+            yet; a client that reads slowly holds up itself alone.
+    """
+
+    def __init__(self, engine: Engine, max_queued_tokens: int, stream_jobs: int) -> None:
+        self._engine = engine
+        self._admission = Admission(max_queued_tokens, engine.concurrent_jobs)
+        self._stream_jobs = stream_jobs
+        self._under_way: set[asyncio.Task[scoring_pb2.ScoreResponse]] = set()
+        self._draining = asyncio.Event()
+
+    async def GetTeacher(  # noqa: N802
+        self, request: scoring_pb2.GetTeacherRequest, context: Context
+    ) -> scoring_pb2.GetTeacherResponse:
+        """What the teacher is."""
+        return teacher_to_message(self._engine.info)
+
+    async def Score(  # noqa: N802
+        self, request: scoring_pb2.ScoreRequest, context: Context
+    ) -> scoring_pb2.ScoreResponse:
+        """Scores one job; gRPC cancels it when the deadline passes or the client goes."""
+        try:
+            return await self._score(request, timeout=None)
+        except CounterhintError as error:
+            await context.abort_with_status(error_to_status(error))
+            raise
+
+    async def ScoreStream(  # noqa: N802
+        self, requests: AsyncIterator[scoring_pb2.ScoreStreamRequest], context: Context
+    ) -> None:
+        """Scores the jobs of a stream; replies as they finish."""
+        slots = asyncio.Semaphore(self._stream_jobs)
+        writing = asyncio.Lock()
+
+        async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
+            reply = await self._outcome(request)
+            async with writing:
+                await context.write(reply)
+            slots.release()
+
+        async with asyncio.TaskGroup() as jobs:
+            await slots.acquire()
+            async for request in self._until_draining(requests):
+                jobs.create_task(answer(request))
+                await slots.acquire()
+        if self._draining.is_set():
+            await context.abort_with_status(error_to_status(_draining()))
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no new jobs, and waits for those under way; ends them when the time is over."""
+        self._draining.set()
+        if not self._under_way:
+            return
+        _, late = await asyncio.wait(self._under_way, timeout=seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning(
+                "ended %d jobs that took longer than the %g s of the drain", len(late), seconds
+            )
+            await asyncio.wait(late)
+
+    async def _until_draining(
+        self, requests: AsyncIterator[scoring_pb2.ScoreStreamRequest]
+    ) -> AsyncIterator[scoring_pb2.ScoreStreamRequest]:
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            while True:
+                following = asyncio.ensure_future(_next_or_none(requests))
+                try:
+                    await asyncio.wait({following, draining}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not following.done():
+                        following.cancel()
+                if not following.done() or following.cancelled():
+                    return
+                request = following.result()
+                if request is None:
+                    return
+                yield request
+        finally:
+            draining.cancel()
+
+    async def _outcome(
+        self, request: scoring_pb2.ScoreStreamRequest
+    ) -> scoring_pb2.ScoreStreamResponse:
+        reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
+        try:
+            response = await self._score(request.job, request.timeout_seconds or None)
+            reply.response.CopyFrom(response)
+        except CounterhintError as error:
+            reply.failure.CopyFrom(failure_to_message(error))
+        return reply
+
+    async def _score(
+        self, request: scoring_pb2.ScoreRequest, timeout: float | None
+    ) -> scoring_pb2.ScoreResponse:
+        if self._draining.is_set():
+            raise _draining()
+        task = asyncio.create_task(self._compute(request))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.wait({task})
+        except TimeoutError as error:
+            raise DeadlinePassed(
+                f"job {request.id!r} had {timeout:g} s, and they are over",
+                reason="DEADLINE_EXCEEDED",
+                details={"job": request.id, "timeout_seconds": timeout},
+            ) from error
+        finally:
+            task.cancel()
+        if task.cancelled():
+            raise _draining()
+        return task.result()
+
+    async def _compute(self, request: scoring_pb2.ScoreRequest) -> scoring_pb2.ScoreResponse:
+        info = self._engine.info
+        job = job_from_message(request)
+        validate_job(job, info)
+        async with self._admission.admit(job.tokens_computed) as waited:
+            try:
+                scored = await self._engine.score(job)
+            except CounterhintError:
+                raise
+            except Exception as error:  # whatever happens to one job, the others go on
+                log.exception("the engine failed on job %s of run %s", job.id, job.run_id)
+                raise EngineFailure(
+                    f"the engine failed on job {job.id!r}: {type(error).__name__}",
+                    reason="ENGINE_FAILED",
+                    details={"job": job.id, "error": type(error).__name__},
+                ) from error
+        self._admission.observe(job.tokens_computed, scored.seconds)
+        check_finite(scored.scores)
+        log.debug("job %s: %d tokens in %.3f s", job.id, job.tokens_computed, scored.seconds)
+        return result_to_message(
+            ScoringResult(
+                job_id=job.id,
+                pair_lengths=job.pair_lengths,
+                scores=scored.scores,
+                weights_revision=scored.weights_revision,
+                tokenizer_fingerprint=info.tokenizer_fingerprint,
+                model_id=info.model_id,
+                engine=info.engine,
+                engine_version=info.engine_version,
+                cost=Cost(job.tokens_naive, job.tokens_computed, scored.seconds, waited),
+            )
+        )
+
+
+async def _next_or_none(
+    requests: AsyncIterator[scoring_pb2.ScoreStreamRequest],
+) -> scoring_pb2.ScoreStreamRequest | None:
+    return await anext(requests, None)
+
+
+def _draining() -> Unavailable:
+    return Unavailable(
+        "the teacher is shutting down; send the job again",
+        reason="DRAINING",
+        retry_after=RETRY_WHEN_DRAINING,
+    )
