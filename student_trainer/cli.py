@@ -1,0 +1,83 @@
+"""The trainer's commands."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from counterhint.command_line import EXIT_DONE, Command
+
+
+class Train(Command):
+    """Train a student by a recipe.
+
+    example: counterhint train recipes/tiny.yaml run_dir=runs/mine optimizer.lr=2e-4
+             counterhint train recipes/tiny.yaml run_dir=runs/mine resume=true
+
+    Values: key=value > environment (COUNTERHINT_TRAIN_OPTIMIZER__LR=2e-4) > the recipe.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_TRAIN_CLI_")
+
+    recipe: CliPositionalArg[Path]
+    """The recipe, a YAML file."""
+    overrides: CliPositionalArg[list[str]] = Field(default_factory=list)
+    """key=value: values that replace those of the recipe; dotted keys, YAML values."""
+
+    def run(self) -> int:
+        """Trains, and prints where the results are."""
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.recipe import load_recipe
+
+        recipe = load_recipe(self.recipe, self.overrides, os.environ)
+        from student_trainer.trainer import Trainer
+
+        with Trainer(recipe) as trainer:
+            summary = trainer.run()
+        before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
+        print(
+            f"Held-out accuracy {before:.3f} → {after:.3f} "
+            f"({summary['heldout_samples']} samples, {summary['method']}, "
+            f"{summary['steps']} steps). Results are in {recipe.run_dir}; "
+            f"counterhint report {recipe.run_dir} draws them."
+        )
+        return EXIT_DONE
+
+
+class Report(Command):
+    """Write a run's report: one HTML file with curves and tokens coloured by the signal.
+
+    example: counterhint report runs/demo
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_REPORT_")
+
+    run_dir: CliPositionalArg[Path]
+    """The run's folder."""
+
+    def run(self) -> int:
+        """Writes the report and prints where it is."""
+        from student_trainer.report import write_report
+
+        print(f"Wrote {write_report(self.run_dir)}")
+        return EXIT_DONE
+
+
+class MakeModels(Command):
+    """Make the models that a recipe starts from, as its `models` section says.
+
+    example: counterhint models make recipes/tiny.yaml --out runs/models
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_MODELS_")
+
+    recipe: CliPositionalArg[Path]
+    """The recipe, a YAML file."""
+    out: Path
+    """Folder for the models: OUT/student and OUT/teacher."""
+    only: Literal["student", "teacher"] | None = None
+    """Make one of the two only."""

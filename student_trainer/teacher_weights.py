@@ -1,0 +1,72 @@
+"""Which weights the teacher scores with, and how the student's become the teacher's.
+
+The teacher is stateless: a job names the weights that it wants. A run publishes them as a
+safetensors file where teachers can read it, and its next jobs name that file.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from safetensors.torch import save_model
+from transformers import PreTrainedModel
+
+from counterhint import Weights
+from student_trainer.config import Config
+
+
+class FixedTeacherConfig(Config):
+    """The teacher server's own weights, always."""
+
+    kind: Literal["fixed"] = "fixed"
+    """The rule's name."""
+
+    def due(self, steps_done: int) -> bool:
+        """Never."""
+        return False
+
+
+class SnapshotTeacherConfig(Config):
+    """The student's weights, copied every few steps; the teacher server's own before that."""
+
+    kind: Literal["snapshot"] = "snapshot"
+    """The rule's name."""
+    every: int = Field(10, ge=1)
+    """Steps between two copies."""
+
+    def due(self, steps_done: int) -> bool:
+        """Whether the weights are to be published after that many steps."""
+        return steps_done % self.every == 0
+
+
+TeacherRefreshConfig = Annotated[
+    FixedTeacherConfig | SnapshotTeacherConfig, Field(discriminator="kind")
+]
+
+KEPT = 2
+"""Published files that stay: the one in use, and the one before for jobs still on their way."""
+
+
+def publish_weights(
+    model: PreTrainedModel, folder: Path, *, run_id: str, steps_done: int
+) -> Weights:
+    """Writes the model's weights as `folder/step-000010.safetensors` and names them.
+
+    The file appears under its name only when it is complete; older ones beyond the last few go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"step-{steps_done:06d}.safetensors"
+    unfinished = file.with_suffix(".unfinished")
+    save_model(model, str(unfinished))
+    with unfinished.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    unfinished.rename(file)
+    for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
+        old.unlink()
+    return Weights(
+        name=run_id,
+        revision=f"step-{steps_done:06d}-{digest[:12]}",
+        uri=file.resolve().as_uri(),
+        sha256=digest,
+    )
