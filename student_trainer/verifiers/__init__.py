@@ -1,0 +1,1 @@
+"""Verifiers: how the final answer of a response is found and compared with the reference."""
