@@ -12,6 +12,8 @@ PY ?= $(shell for python in python3 python3.12 python3.11; do \
     && echo $$python && exit; done; echo python3)
 TORCH ?= torch==2.13.0
 VENV := .venv
+# Byte code is written when a module is first used: installing takes half the time without it.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 help: ## show this
