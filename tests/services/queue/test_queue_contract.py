@@ -1,0 +1,604 @@
+"""What every queue promises, in process and on a real Redis."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from counterhint.errors import (
+    EngineFailure,
+    JobConflict,
+    JobNotFound,
+    Overloaded,
+    Unavailable,
+    failure_from_message,
+)
+from counterhint.jobs import TeacherInfo
+from counterhint.v1 import scoring_pb2
+from services.queue.base import (
+    Claim,
+    JobQueue,
+    JobState,
+    Outcome,
+    QueuedJob,
+    QueueSettings,
+    Reaped,
+    RunStats,
+)
+
+OpenQueue = Callable[[QueueSettings], JobQueue]
+CRASH = Unavailable("the engine died", reason="ENGINE_DIED")
+BROKEN = EngineFailure("not a number", reason="NOT_FINITE")
+TEACHER = TeacherInfo("model", "r0", "f" * 64, 32, 128, 8, "transformers", "1", 1000)
+
+
+def job(
+    job_id: str = "a",
+    run_id: str = "run",
+    cost: int = 10,
+    payload: bytes = b"payload",
+    timeout: float | None = None,
+) -> QueuedJob:
+    return QueuedJob(job_id, run_id, cost, payload, timeout=timeout)
+
+
+def on_queue(
+    open_queue: OpenQueue,
+    test: Callable[[JobQueue], Awaitable[None]],
+    queue_settings: QueueSettings | None = None,
+) -> None:
+    async def run() -> None:
+        async with open_queue(queue_settings or QueueSettings()) as queue:
+            await test(queue)
+
+    asyncio.run(run())
+
+
+async def claim(queue: JobQueue, worker: str = "worker") -> Claim:
+    claimed = await queue.claim(worker)
+    assert claimed is not None
+    return claimed
+
+
+async def outcome(queue: JobQueue, job_id: str = "a") -> Outcome:
+    ended = await queue.outcome(job_id)
+    assert ended is not None
+    return ended
+
+
+def reason_of(ended: Outcome) -> str:
+    return failure_from_message(scoring_pb2.Failure.FromString(ended.body)).reason
+
+
+def test_a_job_goes_from_client_to_worker_and_its_result_back(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        assert await queue.enqueue(job(timeout=60.0)) is JobState.QUEUED
+        assert await queue.outcome("a") is None
+        claimed = await claim(queue)
+        assert (claimed.id, claimed.run_id, claimed.cost) == ("a", "run", 10)
+        assert (claimed.attempt, claimed.payload) == (1, b"payload")
+        assert 0.0 < claimed.timeout <= 60.0
+        assert await queue.claim("worker") is None
+        assert await queue.complete(claimed, b"response")
+        ended = await outcome(queue)
+        assert (ended.state, ended.body) == (JobState.DONE, b"response")
+
+    on_queue(open_queue, test)
+
+
+def test_a_waiting_client_and_a_waiting_worker_are_woken(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        queue.poll_seconds = 30.0  # only the announcement can be in time
+        worker = asyncio.create_task(queue.claim("worker", timeout=20.0))
+        await asyncio.sleep(0.1)
+        await queue.enqueue(job())
+        client = asyncio.create_task(queue.wait_outcome("a", timeout=20.0))
+        claimed = await asyncio.wait_for(worker, 10.0)
+        assert claimed is not None
+        await asyncio.sleep(0.1)
+        await queue.complete(claimed, b"response")
+        ended = await asyncio.wait_for(client, 10.0)
+        assert ended is not None
+        assert ended.body == b"response"
+
+    on_queue(open_queue, test)
+
+
+def test_waiting_ends_with_its_time_out(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        assert await queue.wait_outcome("a", timeout=0.05) is None
+
+    on_queue(open_queue, test)
+
+
+def test_an_unknown_job_is_an_error_everywhere(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for operation in (queue.outcome, queue.cancel, queue.job, queue.retry):
+            with pytest.raises(JobNotFound, match="'nobody'"):
+                await operation("nobody")
+        with pytest.raises(JobNotFound):
+            await queue.wait_outcome("nobody", timeout=5.0)
+
+    on_queue(open_queue, test)
+
+
+def test_submitting_twice_is_one_job(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        assert await queue.enqueue(job()) is JobState.QUEUED
+        claimed = await claim(queue)
+        assert await queue.enqueue(job()) is JobState.CLAIMED
+        assert await queue.claim("other") is None
+        await queue.complete(claimed, b"response")
+        assert await queue.enqueue(job()) is JobState.DONE
+        assert await queue.claim("other") is None
+
+    on_queue(open_queue, test)
+
+
+def test_an_id_with_other_content_is_a_conflict(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        with pytest.raises(JobConflict, match="'a'"):
+            await queue.enqueue(job(payload=b"other"))
+        await queue.complete(await claim(queue), b"response")
+        with pytest.raises(JobConflict):
+            await queue.enqueue(job(payload=b"other"))
+
+    on_queue(open_queue, test)
+
+
+@pytest.mark.parametrize(
+    ("bound", "bounds"),
+    [
+        ("max_jobs", QueueSettings(max_jobs=2, retry_after=0.7)),
+        ("max_bytes", QueueSettings(max_bytes=20, retry_after=0.7)),
+        ("max_run_jobs", QueueSettings(max_run_jobs=2, retry_after=0.7)),
+        ("max_run_bytes", QueueSettings(max_run_bytes=20, retry_after=0.7)),
+    ],
+)
+def test_a_full_queue_refuses_with_the_bound_and_a_delay(
+    open_queue: OpenQueue, bound: str, bounds: QueueSettings
+) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("a"))
+        await queue.enqueue(job("b"))
+        first = await claim(queue)
+        with pytest.raises(Overloaded, match=bound) as refusal:
+            await queue.enqueue(job("c"))
+        assert refusal.value.retry_after == 0.7
+        assert refusal.value.details["bound"] == bound
+        if bound.startswith("max_run"):
+            await queue.enqueue(job("d", run_id="other"))
+        await queue.complete(first, b"response")
+        assert await queue.enqueue(job("c")) is JobState.QUEUED
+
+    on_queue(open_queue, test, bounds)
+
+
+def test_a_lost_lease_goes_to_another_worker_and_the_late_result_is_discarded(
+    open_queue: OpenQueue,
+) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        paused = await claim(queue, "paused")
+        assert await queue.reap() == Reaped(redelivered=1)
+        taken_over = await claim(queue, "other")
+        assert taken_over.attempt == 2
+        assert await queue.heartbeat([paused]) == {"a"}
+        assert not await queue.complete(paused, b"late")
+        assert not await queue.fail(paused, BROKEN, retryable=False)
+        assert not await queue.release(paused)
+        assert await queue.complete(taken_over, b"in time")
+        assert not await queue.complete(paused, b"late")
+        assert (await outcome(queue)).body == b"in time"
+
+    on_queue(open_queue, test, QueueSettings(lease_seconds=0.0))
+
+
+def test_a_heartbeat_keeps_the_lease(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("kept"))
+        await queue.enqueue(job("left"))
+        kept, left = await claim(queue), await claim(queue)
+        for _ in range(4):
+            await asyncio.sleep(0.4)
+            assert await queue.heartbeat([kept]) == set()
+        assert await queue.reap() == Reaped(redelivered=1)
+        assert await queue.heartbeat([kept, left]) == {"left"}
+        assert await queue.complete(kept, b"response")
+
+    on_queue(open_queue, test, QueueSettings(lease_seconds=1.2))
+
+
+def test_a_job_that_fails_three_times_is_put_aside_and_can_be_retried(
+    open_queue: OpenQueue,
+) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("poison"))
+        await queue.enqueue(job("sound"))
+        for attempt in (1, 2, 3):
+            poison = await claim(queue)
+            assert (poison.id, poison.attempt) == ("poison", attempt)
+            assert await queue.fail(poison, CRASH, retryable=True)
+        ended = await outcome(queue, "poison")
+        assert (ended.state, reason_of(ended)) == (JobState.DEAD, "DEAD_LETTER")
+        assert [(dead.id, dead.failures, dead.reason) for dead in await queue.dead()] == [
+            ("poison", 3, "ENGINE_DIED")
+        ]
+        assert await queue.complete(await claim(queue), b"sound")
+        assert await queue.enqueue(job("poison")) is JobState.DEAD
+
+        assert not await queue.retry("sound")
+        assert await queue.retry("poison")
+        assert await queue.dead() == []
+        again = await claim(queue)
+        assert (again.id, again.attempt, again.payload) == ("poison", 4, b"payload")
+        assert await queue.complete(again, b"response")
+        assert (await outcome(queue, "poison")).state is JobState.DONE
+        assert [(run.done, run.dead, run.bytes) for run in await queue.stats()] == [(2, 0, 0)]
+
+    on_queue(open_queue, test)
+
+
+def test_a_worker_that_dies_each_time_puts_the_job_aside_as_well(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        for expected in (Reaped(redelivered=1), Reaped(redelivered=1), Reaped(dead=1)):
+            await claim(queue)
+            assert await queue.reap() == expected
+        assert (await queue.job("a")).reason == "LEASE_LOST"
+
+    on_queue(open_queue, test, QueueSettings(lease_seconds=0.0))
+
+
+def test_a_lasting_failure_is_the_outcome_until_the_job_is_sent_again(
+    open_queue: OpenQueue,
+) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        assert await queue.fail(await claim(queue), BROKEN, retryable=False)
+        ended = await outcome(queue)
+        assert (ended.state, reason_of(ended)) == (JobState.FAILED, "NOT_FINITE")
+        assert await queue.enqueue(job()) is JobState.QUEUED
+        again = await claim(queue)
+        assert again.attempt == 2
+        assert await queue.complete(again, b"response")
+
+    on_queue(open_queue, test)
+
+
+def test_released_jobs_come_first_again_and_are_not_counted(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for name in "abcd":
+            await queue.enqueue(job(name))
+        first, second = await claim(queue), await claim(queue)
+        assert await queue.release(second)
+        assert await queue.release(first)
+        order = [await claim(queue, "other") for _ in range(4)]
+        assert [claimed.id for claimed in order] == ["a", "b", "c", "d"]
+        assert (await queue.job("a")).failures == 0
+        assert (await queue.stats())[0].tokens == 40
+
+    on_queue(open_queue, test)
+
+
+def test_cancelling_ends_a_job_wherever_it_is(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for name in ("claimed", "queued", "done"):
+            await queue.enqueue(job(name))
+        claimed = await claim(queue)
+        assert await queue.cancel("claimed") is JobState.CANCELLED
+        assert await queue.cancel("queued") is JobState.CANCELLED
+        assert not await queue.complete(claimed, b"late")
+        assert await queue.complete(await claim(queue), b"done")
+        assert await queue.cancel("done") is JobState.DONE
+        assert await queue.claim("worker") is None
+        assert reason_of(await outcome(queue, "queued")) == "CANCELLED"
+
+    on_queue(open_queue, test)
+
+
+def test_a_job_past_its_deadline_is_never_handed_out(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("late", timeout=0.0))
+        await queue.enqueue(job("later", timeout=0.0))
+        await queue.enqueue(job("in time"))
+        assert (await claim(queue)).id == "in time"
+        assert reason_of(await outcome(queue, "late")) == "DEADLINE_EXCEEDED"
+        assert (await outcome(queue, "later")).state is JobState.EXPIRED
+        await queue.enqueue(job("late", timeout=0.0))
+        assert await queue.reap() == Reaped(expired=1)
+        await queue.enqueue(job("late", timeout=0.0))
+        await queue.enqueue(job("late", timeout=30.0))  # the later deadline counts
+        assert (await claim(queue)).id == "late"
+
+    on_queue(open_queue, test)
+
+
+def test_an_outcome_is_forgotten_after_its_time(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        await queue.complete(await claim(queue), b"response")
+        await asyncio.sleep(0.1)
+        await queue.reap()
+        with pytest.raises(JobNotFound):
+            await queue.outcome("a")
+        assert await queue.enqueue(job(payload=b"other content")) is JobState.QUEUED
+
+    on_queue(open_queue, test, QueueSettings(result_seconds=0.05))
+
+
+def test_runs_share_by_tokens_not_by_jobs(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for number in range(100):
+            await queue.enqueue(job(f"large {number}", "large", cost=100))
+        for number in range(100):
+            await queue.enqueue(job(f"small {number}", "small", cost=25))
+        tokens: Counter[str] = Counter()
+        for _ in range(100):
+            claimed = await claim(queue)
+            tokens[claimed.run_id] += claimed.cost
+            await queue.complete(claimed, b"response")
+        assert abs(tokens["large"] - tokens["small"]) <= 100
+
+    on_queue(open_queue, test)
+
+
+def test_an_idle_run_saves_nothing_up_and_is_served_at_once(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("early", "quiet"))
+        await claim(queue)
+        for number in range(20):
+            await queue.enqueue(job(f"busy {number}", "busy"))
+        for _ in range(10):
+            assert (await claim(queue)).run_id == "busy"
+        for number in range(10):
+            await queue.enqueue(job(f"quiet {number}", "quiet"))
+        runs = [(await claim(queue)).run_id for _ in range(10)]
+        assert "quiet" in runs[:2]
+        assert 4 <= runs.count("quiet") <= 6
+
+    on_queue(open_queue, test)
+
+
+def test_a_run_does_not_gain_by_submitting_one_job_at_a_time(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for number in range(20):
+            await queue.enqueue(job(f"busy {number}", "busy"))
+        served: Counter[str] = Counter()
+        await queue.enqueue(job("drip 0", "drip"))
+        for number in range(1, 20):
+            claimed = await claim(queue)
+            served[claimed.run_id] += 1
+            if claimed.run_id == "drip":
+                await queue.enqueue(job(f"drip {number}", "drip"))
+        assert abs(served["busy"] - served["drip"]) <= 1
+
+    on_queue(open_queue, test)
+
+
+def test_stats_count_each_run(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        assert await queue.stats() == []
+        for name in ("a", "b", "c", "d"):
+            await queue.enqueue(job(name, "first", payload=b"12345"))
+        await queue.enqueue(job("e", "second", payload=b"123"))
+        await queue.complete(await claim(queue), b"response")
+        await claim(queue)
+        await queue.cancel("d")
+        assert await queue.stats() == [
+            RunStats("first", queued=2, bytes=10, done=1, cancelled=1, tokens=10),
+            RunStats("second", claimed=1, bytes=3, tokens=10),
+        ]
+
+    on_queue(open_queue, test)
+
+
+def test_purging_removes_a_run_s_jobs_only(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("dead", "mine"))
+        await queue.fail(await claim(queue), CRASH, retryable=True)
+        await queue.enqueue(job("claimed", "mine"))
+        await queue.enqueue(job("queued", "mine"))
+        claimed = await claim(queue)
+        await queue.enqueue(job("other", "yours"))
+        assert await queue.purge("mine") == 3
+        assert await queue.dead() == []
+        assert not await queue.complete(claimed, b"late")
+        assert reason_of(await outcome(queue, "queued")) == "CANCELLED"
+        assert (await claim(queue)).id == "other"
+        assert await queue.purge("mine") == 0
+
+    on_queue(open_queue, test, QueueSettings(max_attempts=1))
+
+
+def test_the_teacher_is_known_while_it_is_published(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        assert await queue.teacher() is None
+        await queue.publish_teacher(TEACHER, seconds=0.2)
+        assert await queue.teacher() == TEACHER
+        await asyncio.sleep(0.3)
+        assert await queue.teacher() is None
+
+    on_queue(open_queue, test)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Any order of operations: every accepted job is in one place, and ends in one way.
+
+    Leases last no time, so that `reap` is when all of them run out.
+    """
+
+    open_queue: OpenQueue
+    claims = Bundle("claims")
+    ids = st.sampled_from("abcdef")
+
+    @initialize()
+    def start(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.queue = self.run(self.open_queue(QueueSettings(lease_seconds=0.0)).__aenter__())
+        self.states: dict[str, JobState] = {}
+        self.failures: dict[str, int] = {}
+        self.holder: dict[str, tuple[str, int]] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.doomed: set[str] = set()
+        self.workers = count()
+
+    def run(self, awaitable):  # type: ignore[no-untyped-def]
+        return self.loop.run_until_complete(awaitable)
+
+    @rule(name=ids, doomed=st.booleans())
+    def enqueue(self, name: str, doomed: bool) -> None:
+        known = self.states.get(name)
+        expected = known
+        if known in (None, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED):
+            expected = self.states[name] = JobState.QUEUED
+            self.failures[name] = 0
+            self.doomed.discard(name)
+            if doomed:
+                self.doomed.add(name)
+        elif known in (JobState.QUEUED, JobState.CLAIMED) and not doomed:
+            self.doomed.discard(name)
+        submitted = job(name, run_id=f"run {name < 'c'}", timeout=0.0 if doomed else None)
+        assert self.run(self.queue.enqueue(submitted)) is expected
+
+    @rule(target=claims)
+    def claim(self) -> Claim | None:
+        claimed = self.run(self.queue.claim(f"worker {next(self.workers)}"))
+        if claimed is None:
+            self.expire()
+            assert JobState.QUEUED not in self.states.values()
+            return None
+        for name in sorted(self.doomed):  # a claim ends the doomed jobs that it meets
+            if self.run(self.queue.job(name)).state is JobState.EXPIRED:
+                self.states[name] = JobState.EXPIRED
+                self.doomed.discard(name)
+        assert self.states[claimed.id] is JobState.QUEUED
+        assert claimed.id not in self.doomed
+        self.states[claimed.id] = JobState.CLAIMED
+        self.holder[claimed.id] = (claimed.worker, claimed.attempt)
+        return claimed
+
+    def expire(self) -> int:
+        late = [name for name in self.doomed if self.states[name] is JobState.QUEUED]
+        for name in late:
+            self.states[name] = JobState.EXPIRED
+            self.doomed.discard(name)
+        return len(late)
+
+    def holds(self, claim: Claim) -> bool:
+        return self.states[claim.id] is JobState.CLAIMED and self.holder[claim.id] == (
+            claim.worker,
+            claim.attempt,
+        )
+
+    def count_failure(self, name: str) -> JobState:
+        self.failures[name] += 1
+        dead = self.failures[name] >= 3
+        self.states[name] = JobState.DEAD if dead else JobState.QUEUED
+        return self.states[name]
+
+    @rule(claim=consumes(claims), body=st.binary(max_size=4))
+    def complete(self, claim: Claim | None, body: bytes) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        assert self.run(self.queue.complete(claim, body)) == held
+        if held:
+            self.states[claim.id] = JobState.DONE
+            self.bodies[claim.id] = body
+
+    @rule(claim=claims, retryable=st.booleans())
+    def fail(self, claim: Claim | None, retryable: bool) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        error = CRASH if retryable else BROKEN
+        assert self.run(self.queue.fail(claim, error, retryable=retryable)) == held
+        if held and retryable:
+            self.count_failure(claim.id)
+        elif held:
+            self.states[claim.id] = JobState.FAILED
+
+    @rule(claim=claims)
+    def release(self, claim: Claim | None) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        assert self.run(self.queue.release(claim)) == held
+        if held:
+            self.states[claim.id] = JobState.QUEUED
+
+    @rule()
+    def reap(self) -> None:
+        lost = [name for name, state in self.states.items() if state is JobState.CLAIMED]
+        after = Counter(self.count_failure(name) for name in lost)
+        reaped = self.run(self.queue.reap())
+        assert reaped == Reaped(after[JobState.QUEUED], after[JobState.DEAD], self.expire())
+
+    @rule(name=ids)
+    def cancel(self, name: str) -> None:
+        assume(name in self.states)
+        if not self.states[name].finished:
+            self.states[name] = JobState.CANCELLED
+        assert self.run(self.queue.cancel(name)) is self.states[name]
+
+    @rule(name=ids)
+    def retry(self, name: str) -> None:
+        assume(name in self.states)
+        dead = self.states[name] is JobState.DEAD
+        assert self.run(self.queue.retry(name)) == dead
+        if dead:
+            self.states[name] = JobState.QUEUED
+            self.failures[name] = 0
+            self.doomed.discard(name)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        for name, state in self.states.items():
+            assert self.run(self.queue.job(name)).state is state
+            ended = self.run(self.queue.outcome(name))
+            assert (ended is not None) == state.finished
+            if state is JobState.DONE:
+                assert ended.body == self.bodies[name]
+        while (claimed := self.run(self.queue.claim("last"))) is not None:
+            self.run(self.queue.complete(claimed, b""))
+        while self.run(self.queue.reap()) != Reaped():
+            while (claimed := self.run(self.queue.claim("last"))) is not None:
+                self.run(self.queue.complete(claimed, b""))
+        assert all(self.run(self.queue.job(name)).state.finished for name in self.states)
+        assert all(
+            (run.queued, run.claimed, run.bytes) == (0, 0, 0)
+            for run in self.run(self.queue.stats())
+        )
+        self.run(self.queue.__aexit__(None, None, None))
+        self.loop.close()
+
+
+def test_any_order_of_operations_keeps_every_job_in_one_place(open_queue: OpenQueue) -> None:
+    class Machine(QueueMachine):
+        pass
+
+    Machine.open_queue = staticmethod(open_queue)
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
