@@ -1,0 +1,29 @@
+"""Groups made by hand, for tests."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from student_trainer.groups import Group, Rollout
+from student_trainer.tasks.base import Problem, Verdict
+
+
+def make_rollout(correct: bool, answer: str | None = "7", tokens: Sequence[int] = (5, 6)) -> Rollout:
+    return Rollout(
+        token_ids=np.array(tokens, dtype=np.int32),
+        log_probs=np.full(len(tokens), -0.5, dtype=np.float32),
+        entropies=np.full(len(tokens), 0.7, dtype=np.float32),
+        finished=True,
+        text=" ".join(map(str, tokens)),
+        verdict=Verdict(correct, answer),
+    )
+
+
+def make_group(verdicts: str, solution: str | None = None) -> Group:
+    """A group by a word of `r` (right), `w` (wrong) and `n` (wrong, without an answer)."""
+    rollouts = tuple(
+        make_rollout(letter == "r", None if letter == "n" else letter, (5, 6 + index, 3))
+        for index, letter in enumerate(verdicts)
+    )
+    problem = Problem("p", "1 + 1", "2", solution=solution)
+    return Group(problem, np.array([1, 2], dtype=np.int32), rollouts)

@@ -1,0 +1,55 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student_trainer.hints import HintConfig, MissingSolutionError, choose_hints
+from tests.student_trainer.rollouts_of import make_group
+
+
+@given(verdicts=st.text("rwn", min_size=2, max_size=9), seed=st.integers(0, 99))
+def test_a_rollout_is_never_its_own_hint(verdicts: str, seed: int) -> None:
+    group = make_group(verdicts)
+    chosen = choose_hints(group, HintConfig(), random.Random(seed))
+    for rollout, hints in zip(group.rollouts, chosen, strict=True):
+        if hints is not None:
+            assert rollout.text not in [hint.text for hint in (hints.correct, *hints.wrong)]
+
+
+@given(verdicts=st.text("rwn", min_size=2, max_size=9), limit=st.integers(1, 5))
+def test_hints_are_there_exactly_when_both_sides_are(verdicts: str, limit: int) -> None:
+    group = make_group(verdicts)
+    by_text = {rollout.text: rollout.verdict for rollout in group.rollouts}
+    chosen = choose_hints(group, HintConfig(max_wrong=limit), random.Random(0))
+    for index, hints in enumerate(chosen):
+        others = verdicts[:index] + verdicts[index + 1 :]
+        assert (hints is not None) == ("r" in others and "w" in others)
+        if hints is not None:
+            assert by_text[hints.correct.text].correct
+            assert len(hints.wrong) == len({h.text for h in hints.wrong})
+            assert len(hints.wrong) == min(limit, others.count("w"))
+            assert all(
+                not by_text[hint.text].correct and by_text[hint.text].answer is not None
+                for hint in hints.wrong
+            )
+
+
+def test_the_data_sets_solution_as_correct_hint() -> None:
+    group = make_group("wwn", solution="one and one is 2")
+    chosen = choose_hints(group, HintConfig(correct="gt_cot"), random.Random(0))
+    assert [hints is not None and hints.correct.text for hints in chosen] == ["one and one is 2"] * 3
+    assert chosen[0] is not None
+    assert chosen[0].correct.answer == "2"
+
+
+def test_a_missing_solution_is_named() -> None:
+    with pytest.raises(MissingSolutionError, match="problem p has no solution"):
+        choose_hints(make_group("rw"), HintConfig(correct="gt_cot"), random.Random(0))
+
+
+def test_the_choice_is_repeatable() -> None:
+    group = make_group("rrwwwwww")
+    first = choose_hints(group, HintConfig(), random.Random(3))
+    assert first == choose_hints(group, HintConfig(), random.Random(3))
+    assert first != choose_hints(group, HintConfig(), random.Random(4))
