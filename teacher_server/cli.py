@@ -1,11 +1,13 @@
 """The teacher's commands: `counterhint teacher serve`, `counterhint bench scoring`."""
 
 import asyncio
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
@@ -47,7 +49,7 @@ class Serve(Command):
     """Most tokens that wait or run; jobs beyond are told to come back later."""
     stream_jobs: int = Field(16, ge=1)
     """Most jobs of one stream under way."""
-    weights_root: list[Path] = []
+    weights_root: list[Path] = Field([])
     """Folder that weights named by jobs may come from; repeatable, none by default."""
     max_loaded_weights: int = Field(2, ge=1)
     """Named weights that are held at once, beside the server's own."""
@@ -94,4 +96,56 @@ class Serve(Command):
             )
 
         asyncio.run(serve(options, make_engine, lambda line: print(line, flush=True)))
+        return EXIT_DONE
+
+
+class BenchScoring(Command):
+    """Time group scoring against one full forward pass a pair, and compare their numbers.
+
+    example:
+      counterhint bench scoring --engine transformers --json
+      counterhint bench scoring --model models/teacher --group 8 --wrong 4
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_BENCH_")
+
+    engine: Literal["transformers"] = "transformers"
+    """What computes the log probs."""
+    model: Path | None = None
+    """Model folder; a random Llama of 4 layers (hidden size 512, 4096 tokens) by default."""
+    group: int = Field(8, ge=2)
+    """Rollouts of the group, and contexts: every rollout is a hint for its siblings."""
+    wrong: int = Field(4, ge=0)
+    """Wrong hints of a rollout, beside its correct one."""
+    context_tokens: int = Field(600, ge=1)
+    """Tokens of each context."""
+    response_tokens: int = Field(200, ge=1)
+    """Tokens of each response."""
+    max_batch_tokens: int = Field(16384, ge=1)
+    """Most tokens of a batch, both ways."""
+    repeats: int = Field(3, ge=1)
+    """Rounds after the first one; medians are shown."""
+    json_output: bool = Field(False, validation_alias=AliasChoices("json"))
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Measures and prints."""
+        from teacher_server.bench import bench_model, bench_scoring, group_job
+
+        model = bench_model(self.model)
+        job = group_job(
+            self.group,
+            self.wrong,
+            self.context_tokens,
+            self.response_tokens,
+            model.config.get_text_config().vocab_size,
+        )
+        figures = asdict(bench_scoring(model, job, self.max_batch_tokens, self.repeats))
+        if self.json_output:
+            print(json.dumps(figures))
+        else:
+            for name, value in figures.items():
+                print(
+                    f"{name:<16} {value:.6g}" if isinstance(value, float) else f"{name:<16} {value}"
+                )
         return EXIT_DONE

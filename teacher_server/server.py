@@ -83,7 +83,7 @@ async def _serve_engine(
     scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    await _set_health(status, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await _set_health(status, serving=False)
     reflection.enable_server_reflection(
         (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
@@ -95,7 +95,7 @@ async def _serve_engine(
     try:
         async with asyncio.timeout(READINESS_TIMEOUT):
             await engine.score(_canary(engine))
-        await _set_health(status, health_pb2.HealthCheckResponse.SERVING)
+        await _set_health(status, serving=True)
         info = engine.info
         announce(
             f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
@@ -126,8 +126,8 @@ def check_address(listen: str, insecure: bool) -> None:
         )
     if not insecure and not _is_loopback(host):
         raise InputError(
-            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or a "
-            "unix socket, or give --insecure when the network is private"
+            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
+            "a unix socket, or give --insecure when the network is private"
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -178,8 +178,7 @@ def _canary(engine: Engine) -> ScoringJob:
     )
 
 
-async def _set_health(
-    status: health.aio.HealthServicer, value: health_pb2.HealthCheckResponse.ServingStatus
-) -> None:
+async def _set_health(status: health.aio.HealthServicer, serving: bool) -> None:
+    states = health_pb2.HealthCheckResponse
     for name in ("", SERVICE_NAME):
-        await status.set(name, value)
+        await status.set(name, states.SERVING if serving else states.NOT_SERVING)

@@ -35,7 +35,8 @@ class Head:
     """The language model head: hidden state `[n, H]` → logits `[n, V]`, always in float32.
 
     Knows the two things that models put behind the linear map: a constant factor (Granite's
-    `logits_scaling`, Cohere's `logit_scale`) and soft capping (Gemma 2's `final_logit_softcapping`).
+    `logits_scaling`, Cohere's `logit_scale`) and soft capping (`final_logit_softcapping` of
+    Gemma 2).
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -86,12 +87,14 @@ class Head:
             )
             for start in range(0, len(hidden), rows)
         ]
-        return RowScores(
-            *(
-                None if column[0] is None else torch.cat(column)
-                for column in zip(*parts, strict=True)
-            )
+        log_probs, top_k_ids, top_k_log_probs, given_log_probs, entropies = (
+            torch.cat([part for part in column if part is not None])
+            if column[0] is not None
+            else None
+            for column in zip(*parts, strict=True)
         )
+        assert log_probs is not None
+        return RowScores(log_probs, top_k_ids, top_k_log_probs, given_log_probs, entropies)
 
     def _score_chunk(
         self, hidden: Tensor, sampled: Tensor, given: Tensor | None, top_k: int, entropy: bool

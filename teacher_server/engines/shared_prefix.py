@@ -24,7 +24,7 @@ SHAREABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 """Cache layers that hold one row of keys and values a sequence, and so can be shared."""
 
 
-class SharedLayer(CacheLayerMixin):  # type: ignore[misc]
+class SharedLayer(CacheLayerMixin):
     """One layer's context keys and values `[C, heads, h, d]`, read by `P` response rows.
 
     Keys are expanded while the layer computes and dropped after it, so that one layer's expansion
@@ -36,7 +36,7 @@ class SharedLayer(CacheLayerMixin):  # type: ignore[misc]
     """
 
     def __init__(self, contexts: DynamicLayer, pairs_of_context: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.is_initialized = True
         self.is_sliding = contexts.is_sliding
         self._contexts = contexts
@@ -54,7 +54,8 @@ class SharedLayer(CacheLayerMixin):  # type: ignore[misc]
             self._expand(self._contexts.values, value_states),
         )
 
-    def _expand(self, context_states: Tensor, states: Tensor) -> Tensor:
+    def _expand(self, context_states: Tensor | None, states: Tensor) -> Tensor:
+        assert context_states is not None  # the context pass has filled it
         rows, heads, width, size = states.shape
         cached = context_states.shape[-2]
         expanded = states.new_empty(rows, heads, cached + width, size)
@@ -230,17 +231,16 @@ def _missing(*shape: int) -> NDArray[np.float32]:
 
 def _shared(cache: DynamicCache, responses: ResponseBatch, contexts: int) -> Cache:
     counts = np.bincount(responses.rows, minlength=contexts).tolist()
-    return Cache(layers=[SharedLayer(layer, counts) for layer in cache.layers])
+    layers = [layer for layer in cache.layers if isinstance(layer, SHAREABLE)]
+    return Cache(layers=[SharedLayer(layer, counts) for layer in layers])
 
 
 def _padded(sequences: Sequence[TokenIds], left: bool) -> tuple[Tensor, Tensor]:
     """Ids `[B, T]` and mask `[B, T]` (True where a token stands) of sequences, padded with id 0."""
     lengths = np.array([len(sequence) for sequence in sequences])
     columns = np.arange(lengths.max())
-    if left:
-        mask = columns >= (lengths.max() - lengths)[:, None]
-    else:
-        mask = columns < lengths[:, None]
+    padding = (lengths.max() - lengths)[:, None]
+    mask = columns >= padding if left else columns < lengths[:, None]
     ids = np.zeros(mask.shape, dtype=np.int64)
     ids[mask] = np.concatenate(sequences)
     return torch.from_numpy(ids), torch.from_numpy(mask)

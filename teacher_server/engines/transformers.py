@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class TransformersEngine(Engine):
 
     def __init__(self, options: TransformersOptions) -> None:
         self._options = options
-        self._model = _load_model(options)
+        self._model = load_model(options.model, options.device, options.dtype)
         self._own = GroupScorer(self._model, options.max_batch_tokens)
         self.info = _describe(options, self._model)
         _check_against_plain_forward(self._own, self.info)
@@ -113,8 +113,17 @@ class TransformersEngine(Engine):
         return GroupScorer(model.requires_grad_(False), self._options.max_batch_tokens)
 
 
-def _load_model(options: TransformersOptions) -> PreTrainedModel:
-    folder = options.model
+def load_model(
+    folder: Path,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> PreTrainedModel:
+    """The model of a folder, ready to score.
+
+    Raises:
+        InputError: the folder holds no model, the device is not there, or the model's cache cannot
+            be shared.
+    """
     if not folder.is_dir():
         raise InputError(
             f"--model {folder}: no such folder; give a model folder in the transformers format"
@@ -124,19 +133,19 @@ def _load_model(options: TransformersOptions) -> PreTrainedModel:
             f"--model {folder} is no model folder: it needs config.json and *.safetensors "
             "(save_pretrained writes both)"
         )
-    device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no GPU is visible here; use --device cpu")
+    loader: Any = AutoModelForCausalLM  # its stubs do not know output_loading_info
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # Soft-capped attention scores (Gemma 2) exist in the eager implementation only.
         capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             folder,
             config=config,
-            dtype=getattr(torch, options.dtype),
+            dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else "sdpa",
             trust_remote_code=False,
             use_safetensors=True,
@@ -152,7 +161,8 @@ def _load_model(options: TransformersOptions) -> PreTrainedModel:
             f"{type(model).__name__}, {missing[0]} first: copy the folder again"
         )
     check_shareable(model)
-    return model.to(device).eval().requires_grad_(False)
+    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return loaded
 
 
 def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherInfo:
@@ -171,7 +181,8 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
             f"--model {options.model} has no tokenizer: save the student's beside the model with "
             "tokenizer.save_pretrained"
         )
-    embedded = model.get_input_embeddings().num_embeddings
+    embeddings: Any = model.get_input_embeddings()
+    embedded = int(embeddings.weight.shape[0])
     limit = options.max_model_len or getattr(
         model.config.get_text_config(), "max_position_embeddings", None
     )
