@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from counterhint.errors import InputError
 from student_trainer.config import Config
 from student_trainer.groups import Group
 
@@ -46,20 +47,16 @@ class RolloutHints:
     """1 to K wrong hints."""
 
 
-class MissingSolutionError(ValueError):
-    """`gt_cot` hints for a problem whose data have no solution."""
-
-
 def choose_hints(
     group: Group, config: HintConfig, random_source: random.Random
 ) -> tuple[RolloutHints | None, ...]:
     """The hints of each rollout of a group; None where either side has no legal one.
 
     Raises:
-        MissingSolutionError: `gt_cot`, but the problem has no solution.
+        InputError: `gt_cot`, but the problem has no solution.
     """
     if config.correct == "gt_cot" and group.problem.solution is None:
-        raise MissingSolutionError(
+        raise InputError(
             f"hints.correct is gt_cot, but problem {group.problem.id} has no solution: add a "
             "`solution` to the data, or use self_rollout"
         )

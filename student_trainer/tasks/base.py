@@ -50,7 +50,7 @@ class Task(ABC):
         """The first `count` problems of the held-out set, none of which training ever shows.
 
         Raises:
-            ValueError: the task has fewer than `count` held-out problems.
+            InputError: the task has fewer than `count` held-out problems.
         """
 
     @abstractmethod

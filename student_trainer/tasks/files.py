@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from counterhint.errors import InputError
 from student_trainer.config import Config
 from student_trainer.tasks.base import Problem, Task, Verdict
 from student_trainer.tasks.split import is_heldout, problem_digest
@@ -24,7 +25,7 @@ from student_trainer.verifiers.knights_knaves import KnightsKnaves
 VERIFIERS: dict[str, type[Verifier]] = {"boxed_math": BoxedMath, "knights_knaves": KnightsKnaves}
 
 
-class DataFileError(ValueError):
+class DataFileError(InputError):
     """A data file that cannot be used: which one, where in it, what is wrong and the remedy."""
 
 
@@ -47,7 +48,7 @@ class FileTaskConfig(Config):
     @model_validator(mode="after")
     def _one_source_of_heldout_problems(self) -> Self:
         if (self.heldout is None) == (self.heldout_fraction is None):
-            raise ValueError(
+            raise InputError(
                 "task.heldout (a file) and task.heldout_fraction (for example 0.1) are two ways to "
                 "say which problems are held out: set exactly one of them"
             )
@@ -101,7 +102,7 @@ class FileTask(Task):
     def heldout_problems(self, count: int) -> Sequence[Problem]:
         """The first `count` held-out problems, in the order of the file."""
         if count > len(self._heldout):
-            raise ValueError(
+            raise InputError(
                 f"{count} held-out problems were asked for, but "
                 f"{self.config.heldout or self.config.train} gives only {len(self._heldout)}: ask "
                 "for fewer or add problems"

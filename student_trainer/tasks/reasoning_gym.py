@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
+from counterhint.errors import InputError
 from student_trainer.config import Config
 from student_trainer.tasks.base import Problem, Task, Verdict
 from student_trainer.tasks.split import is_heldout, problem_digest
@@ -54,7 +55,7 @@ class ReasoningGymTaskConfig(Config):
         """Make the task.
 
         Raises:
-            ValueError: No such task in reasoning-gym, or options that it refuses.
+            InputError: No such task in reasoning-gym, or options that it refuses.
         """
         return ReasoningGymTask(self)
 
@@ -68,7 +69,7 @@ class ReasoningGymTask(Task):
 
     def __init__(self, config: ReasoningGymTaskConfig) -> None:
         if config.name == "knights_knaves" and config.final_answer == "last_number":
-            raise ValueError(
+            raise InputError(
                 "task.final_answer is last_number, but the answers of knights_knaves are no "
                 "numbers: set it to boxed"
             )
@@ -82,13 +83,13 @@ class ReasoningGymTask(Task):
         """The training problem at `index` ≥ 0.
 
         Raises:
-            ValueError: The task is so small that all of its problems are held out.
+            InputError: The task is so small that all of its problems are held out.
         """
         for draw in range(_MAX_TRAIN_DRAWS):
             problem = self._draw(f"train/{self.config.seed}/{draw}", index)
             if not is_heldout(problem.text, self.config.heldout_fraction):
                 return problem
-        raise ValueError(
+        raise InputError(
             f"reasoning-gym's {self.config.name} has too few different problems with these "
             "task.options to hold any out: choose options that make it larger, or a lower "
             "task.heldout_fraction"
@@ -105,7 +106,7 @@ class ReasoningGymTask(Task):
             ):
                 last_new = index
             elif index - last_new > _MAX_IDLE_HELDOUT_DRAWS:
-                raise ValueError(
+                raise InputError(
                     f"{count} held-out problems were asked for, but reasoning-gym's "
                     f"{self.config.name} with these task.options shows only {len(problems)}: ask "
                     "for fewer, choose options that make it larger, or a higher "
@@ -140,7 +141,7 @@ class ReasoningGymTask(Task):
         try:
             made = self._ask(_GENERATION_SECONDS, **place)
         except WorkerKilled as killed:
-            raise ValueError(
+            raise InputError(
                 f"reasoning-gym's {self.config.name} takes more than {_GENERATION_SECONDS:.0f} "
                 f"seconds for one problem with these task.options ({killed}): choose easier ones"
             ) from killed

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 
 _MEMORY_BYTES = 4 * 2**30
-_WALL_FACTOR = 10  # a request that sleeps, or a machine that is overloaded
+_WALL_FACTOR = 10  # a request that sleeps, or a machine that is overloadedfrom counterhint.errors import InputError
 
 
 class WorkerKilled(Exception):
@@ -67,7 +67,7 @@ class Worker:
                 self._raise_ended(process)
         reply: dict[str, object] = json.loads(line)
         if "refused" in reply:
-            raise ValueError(reply["refused"])
+            raise InputError(reply["refused"])
         return reply["result"]
 
     def close(self) -> None:

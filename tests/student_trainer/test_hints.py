@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student_trainer.hints import HintConfig, MissingSolutionError, choose_hints
+from counterhint.errors import InputError
+from student_trainer.hints import HintConfig, choose_hints
 from tests.student_trainer.rollouts_of import make_group
 
 
@@ -44,7 +45,7 @@ def test_the_data_sets_solution_as_correct_hint() -> None:
 
 
 def test_a_missing_solution_is_named() -> None:
-    with pytest.raises(MissingSolutionError, match="problem p has no solution"):
+    with pytest.raises(InputError, match="problem p has no solution"):
         choose_hints(make_group("rw"), HintConfig(correct="gt_cot"), random.Random(0))
 
 
