@@ -1,6 +1,7 @@
 """`rollouts.jsonl`: some rollouts of some steps with their signal, for the report."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def logged_rollouts(
     """
     right = [entry for entry in entries if entry[0].rollouts[entry[1]].verdict.correct]
     wrong = [entry for entry in entries if not entry[0].rollouts[entry[1]].verdict.correct]
-    by_turns = [entry for pair in zip(right, wrong, strict=False) for entry in pair]
+    by_turns = [entry for pair in zip_longest(right, wrong) for entry in pair if entry]
     for group, index, hints, row in by_turns[:count]:
         rollout, hinted = group.rollouts[index], row.hinted
         if hinted is None:

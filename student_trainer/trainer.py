@@ -309,6 +309,8 @@ class Trainer:
         done = self._state.steps_done
         if self._client is None or not self.recipe.teacher_refresh.due(done):
             return
+        if done == self.recipe.steps:  # no job follows
+            return
         weights = publish_weights(
             self._student.model,
             self.recipe.run_dir / "weights",

@@ -43,7 +43,7 @@ class Task(ABC):
 
     @abstractmethod
     def train_problem(self, index: int) -> Problem:
-        """The training problem at `index` ≥ 0; deterministic and endless: finite data starts over."""
+        """The training problem at `index` ≥ 0; always the same; finite data starts over."""
 
     @abstractmethod
     def heldout_problems(self, count: int) -> Sequence[Problem]:

@@ -20,8 +20,10 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from counterhint.errors import InputError
+
 _MEMORY_BYTES = 4 * 2**30
-_WALL_FACTOR = 10  # a request that sleeps, or a machine that is overloadedfrom counterhint.errors import InputError
+_WALL_FACTOR = 10  # a request that sleeps, or a machine that is overloaded
 
 
 class WorkerKilled(Exception):

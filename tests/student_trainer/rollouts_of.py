@@ -8,7 +8,9 @@ from student_trainer.groups import Group, Rollout
 from student_trainer.tasks.base import Problem, Verdict
 
 
-def make_rollout(correct: bool, answer: str | None = "7", tokens: Sequence[int] = (5, 6)) -> Rollout:
+def make_rollout(
+    correct: bool, answer: str | None = "7", tokens: Sequence[int] = (5, 6)
+) -> Rollout:
     return Rollout(
         token_ids=np.array(tokens, dtype=np.int32),
         log_probs=np.full(len(tokens), -0.5, dtype=np.float32),

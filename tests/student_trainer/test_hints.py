@@ -39,7 +39,9 @@ def test_hints_are_there_exactly_when_both_sides_are(verdicts: str, limit: int) 
 def test_the_data_sets_solution_as_correct_hint() -> None:
     group = make_group("wwn", solution="one and one is 2")
     chosen = choose_hints(group, HintConfig(correct="gt_cot"), random.Random(0))
-    assert [hints is not None and hints.correct.text for hints in chosen] == ["one and one is 2"] * 3
+    assert [hints is not None and hints.correct.text for hints in chosen] == [
+        "one and one is 2"
+    ] * 3
     assert chosen[0] is not None
     assert chosen[0].correct.answer == "2"
 
