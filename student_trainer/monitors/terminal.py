@@ -3,8 +3,9 @@
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -16,6 +17,7 @@ from student_trainer.monitors.base import Monitor
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 20
+_WIDE = 90  # columns from which on the figures stand beside the courses
 
 
 class TerminalMonitor(Monitor):
@@ -40,7 +42,8 @@ class TerminalMonitor(Monitor):
         self, recipe: Mapping[str, object], total_steps: int, resumed_step: int | None = None
     ) -> None:
         """Open the view."""
-        self._title = str(recipe.get("method", "training"))
+        method = recipe.get("method")
+        self._title = str(method["kind"]) if isinstance(method, Mapping) else "training"
         self._step = self._first_step = resumed_step or 0
         self._total_steps = total_steps
         self._began = time.monotonic()
@@ -122,30 +125,20 @@ class TerminalMonitor(Monitor):
         return bars
 
     def _figures(self) -> RenderableType:
+        courses = Table.grid(padding=(0, 2))
+        for key, (label, form) in _SPARKLINES.items():
+            if key in self._latest:
+                spark = Text(_sparkline(self._history[key]), style="blue")
+                value = Text(form(self._latest[key]), justify="right")
+                courses.add_row(Text(label, style="dim"), value, spark)
         figures = Table.grid(padding=(0, 2))
-        for _ in range(5):
-            figures.add_column(no_wrap=True)
-        left = [
-            (label, form(self._latest[key]), _sparkline(self._history[key]))
-            for key, (label, form) in _SPARKLINES.items()
-            if key in self._latest
-        ]
-        right = [("accuracy", self._accuracy())] + [
-            (label, form(self._latest[key]))
-            for key, (label, form) in _FIGURES.items()
-            if key in self._latest
-        ]
-        for index in range(max(len(left), len(right))):
-            label, value, spark = left[index] if index < len(left) else ("", "", "")
-            name, figure = right[index] if index < len(right) else ("", "")
-            figures.add_row(
-                Text(label, style="dim"),
-                Text(value, justify="right"),
-                Text(spark, style="blue"),
-                Text(name, style="dim"),
-                Text(figure),
-            )
-        return figures
+        figures.add_row(Text("accuracy", style="dim"), Text(self._accuracy()))
+        for key, (label, form) in _FIGURES.items():
+            if key in self._latest:
+                figures.add_row(Text(label, style="dim"), Text(form(self._latest[key])))
+        if self._console.width < _WIDE:
+            return Group(courses, figures)
+        return Columns([courses, figures], padding=(0, 4))
 
     def _accuracy(self) -> str:
         """Held-out accuracy before training, where this process saw it, and at the latest."""
@@ -184,12 +177,12 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-_SPARKLINES = {
+_SPARKLINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "rollout/reward": ("reward", _number),
     "rollout/length": ("length", _number),
     "rollout/entropy": ("entropy", _number),
 }
-_FIGURES = {
+_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "hints/coverage": ("hint coverage", _percent),
     "scoring/wait_share": ("scoring wait", _percent),
     "time/tokens_per_second": ("tokens/s", _number),

@@ -49,6 +49,7 @@ def write_report(run_dir: Path) -> Path:
         curves=curves,
         missing_curves=_missing_curves(missing),
         classes=_classes(run),
+        note=_note(run),
         rollouts_note=_rollouts_note(len(rollouts), len(run.rollouts)),
         rollouts_hidden="" if rollouts else "hidden",
         tokens=_tokens(outcome),
@@ -77,14 +78,15 @@ def json_for_script(value: Any) -> str:
 
 
 def _facts(run: RunFolder, outcome: Outcome) -> str:
-    method = f"{outcome.method}: {outcome.method_in_words}".removesuffix(": ")
-    student, teacher = run.setting("student.model"), run.setting("teacher.model")
     seconds = run.summary.get("seconds_total", run.metrics[-1].get("time"))
     facts = {
-        "Method": method,
-        "Student": student,
-        "Teacher": teacher,
+        "Method": outcome.method,
+        "Task": run.setting("task.name") or run.setting("task.kind"),
+        "Student": run.setting("student.model"),
+        "Teacher": run.summary.get("teacher"),
+        "Teacher’s weights": run.setting("teacher_refresh.kind") if outcome.saving else None,
         "Steps": number(outcome.steps),
+        "Seed": run.setting("seed"),
         "Groups scored": _optional_number(run.summary.get("groups_scored")),
         "Time": None if seconds is None else duration(seconds),
     }
@@ -122,7 +124,7 @@ def _figures(outcome: Outcome) -> str:
         tiles.append(
             ("Teacher's work", f"{number(outcome.saving)}×", "fewer tokens than one pass per pair")
         )
-    if outcome.wait_share is not None:
+    if outcome.saving is not None and outcome.wait_share is not None:
         tiles.append(("Scoring wait", percent(outcome.wait_share), "of training time"))
     return "".join(
         f'<div class="tile"><h3>{escape(name)}</h3><p class="figure">{escape(figure)}</p>'
@@ -139,7 +141,7 @@ def _missing_curves(titles: Sequence[str]) -> str:
 
 
 def _classes(run: RunFolder) -> str:
-    """The table of mean |signal| by token class."""
+    """Mean |signal| by token class, in words and as a table."""
     classes = read_token_classes(run)
     if classes is None:
         named = run.setting("report.token_classes")
@@ -149,14 +151,16 @@ def _classes(run: RunFolder) -> str:
     means = class_means(run.rollouts, classes)
     if not means:
         return '<p class="absent">No rollout carries both signals, so there are no means.</p>'
+    main = max(means, key=lambda mean: mean.contrast_share)
     top_contrast = max(mean.contrast for mean in means)
     top_one_sided = max(mean.one_sided for mean in means)
     rows = "".join(_class_row(mean, top_contrast, top_one_sided) for mean in means)
     return (
-        '<div class="scroll"><table class="classes"><caption>Mean size of the signals by kind of '
-        "token, over all rollouts kept. Share: how much of a signal’s total falls on that kind."
-        '</caption><thead><tr><th scope="col">tokens</th><th scope="col">number</th>'
-        '<th scope="col">mean |e_ctr|</th><th scope="col">share</th>'
+        f"<p>{percent(main.contrast_share)} of the contrast falls on {escape(main.name)} tokens, "
+        f"against {percent(main.one_sided_share)} of the one-sided signal. Means per token over "
+        "all rollouts kept, and each kind’s share of a signal’s total:</p>"
+        '<div class="scroll"><table class="classes"><thead><tr><th scope="col">tokens</th>'
+        '<th scope="col">number</th><th scope="col">mean |e_ctr|</th><th scope="col">share</th>'
         '<th scope="col">mean |e_c|</th><th scope="col">share</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -172,6 +176,12 @@ def _class_row(mean: ClassMean, top_contrast: float, top_one_sided: float) -> st
         f"{cell(mean.contrast, top_contrast)}<td>{percent(mean.contrast_share)}</td>"
         f"{cell(mean.one_sided, top_one_sided)}<td>{percent(mean.one_sided_share)}</td></tr>"
     )
+
+
+def _note(run: RunFolder) -> str:
+    """What the recipe's author wants readers of the signals to know (`report.note`)."""
+    note = run.setting("report.note")
+    return f'<p class="absent">{escape(str(note))}</p>' if note else ""
 
 
 def _rollouts_note(shown: int, kept: int) -> str:

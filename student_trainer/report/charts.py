@@ -148,6 +148,7 @@ def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
     )
     data = {
         "x": [_LEFT, _WIDTH - _RIGHT],
+        "y": [_TOP, _HEIGHT - _BOTTOM],
         "last": last_step,
         "series": [
             {

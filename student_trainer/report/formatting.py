@@ -6,7 +6,7 @@ _DIGITS = 4
 
 
 def number(value: float) -> str:
-    """A number; whole numbers are shown whole."""
+    """A number; whole numbers are shown whole, trailing zeros left out."""
     if value == int(value):
         text = f"{int(value):,}"
     else:
@@ -15,6 +15,7 @@ def number(value: float) -> str:
             text = f"{value:.{_DIGITS - 1}e}"
         else:
             text = f"{round(value, decimals):,.{max(decimals, 0)}f}"
+            text = text.rstrip("0").rstrip(".") if decimals > 0 else text
     return text.replace("-", "−")
 
 

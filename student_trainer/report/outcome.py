@@ -62,7 +62,7 @@ class Outcome:
 def read_outcome(run: RunFolder) -> Outcome:
     """Gather the outcome; a run without a summary (still going, or ended early) is read from its
     metrics."""
-    method = str(run.summary.get("method") or run.setting("method") or "training")
+    method = str(run.summary.get("method") or run.setting("method.kind") or "training")
     evaluations = [_accuracy(row) for row in run.metrics if "eval/accuracy" in row]
     waits = run.points("scoring/wait_share")
     mean_wait = sum(wait for _, wait in waits) / len(waits) if waits else None
@@ -97,6 +97,8 @@ def headline(outcome: Outcome) -> str:
 def in_plain_words(outcome: Outcome) -> list[str]:
     """What the figures mean, one sentence or two a paragraph."""
     words = [_accuracy_in_words(outcome)]
+    if outcome.method_in_words:
+        words.append(f"{outcome.method.upper()} trains on {outcome.method_in_words}.")
     if not outcome.finished:
         words.append("The run has not written its summary: it is still going, or it ended early.")
     if outcome.length is not None and outcome.entropy is not None:

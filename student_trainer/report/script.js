@@ -49,7 +49,7 @@
         .join(" · ");
       if (found.length === 0) continue;
       const x = found[0][1][2];
-      draw(cursor, "line", { x1: x, x2: x, y1: 10, y2: 146 });
+      draw(cursor, "line", { x1: x, x2: x, y1: data.y[0], y2: data.y[1] });
       for (const [, point, index] of found) {
         draw(cursor, "circle", { class: `dot s${index}`, cx: x, cy: point[3], r: 4 });
       }

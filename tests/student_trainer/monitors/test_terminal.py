@@ -22,7 +22,7 @@ ROWS: list[dict[str, float]] = [
 
 def follow(console: Console, rows: list[dict[str, float]]) -> None:
     with TerminalMonitor(console) as monitor:
-        monitor.start({"method": "rlcsd"}, total_steps=4)
+        monitor.start({"method": {"kind": "rlcsd"}}, total_steps=4)
         for row in rows:
             monitor.progress("sampling", 3, 8)
             monitor.log(row)
