@@ -15,6 +15,7 @@ from student_trainer.report.formatting import duration, number, percent
 from student_trainer.report.outcome import Outcome, headline, in_plain_words, read_outcome
 from student_trainer.report.run_folder import RunFolder, read_run_folder, read_token_classes
 from student_trainer.report.token_signals import (
+    OTHER,
     ClassMean,
     choose_rollouts,
     class_means,
@@ -48,8 +49,8 @@ def write_report(run_dir: Path) -> Path:
         figures=_figures(outcome),
         curves=curves,
         missing_curves=_missing_curves(missing),
-        classes=_classes(run),
-        note=_note(run),
+        note=_note(run) if rollouts else "",
+        classes=_classes(run) if rollouts else "",
         rollouts_note=_rollouts_note(len(rollouts), len(run.rollouts)),
         rollouts_hidden="" if rollouts else "hidden",
         tokens=_tokens(outcome),
@@ -151,7 +152,8 @@ def _classes(run: RunFolder) -> str:
     means = class_means(run.rollouts, classes)
     if not means:
         return '<p class="absent">No rollout carries both signals, so there are no means.</p>'
-    main = max(means, key=lambda mean: mean.contrast_share)
+    named_means = [mean for mean in means if mean.name != OTHER]
+    main = max(named_means or means, key=lambda mean: mean.contrast_share)
     top_contrast = max(mean.contrast for mean in means)
     top_one_sided = max(mean.one_sided for mean in means)
     rows = "".join(_class_row(mean, top_contrast, top_one_sided) for mean in means)

@@ -19,6 +19,11 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def counted(value: float, unit: str) -> str:
+    """A number with its unit, in the plural unless it is 1."""
+    return f"{number(value)} {unit}" if value == 1 else f"{number(value)} {unit}s"
+
+
 def percent(share: float) -> str:
     """A share of 1 in per cent, to a tenth."""
     return f"{share * 100:.1f}%".replace("-", "−")

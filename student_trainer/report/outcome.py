@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from student_trainer.report.formatting import number, percent
+from student_trainer.report.formatting import counted, number, percent
 from student_trainer.report.run_folder import RunFolder
 
 _METHODS = {
@@ -85,7 +85,7 @@ def headline(outcome: Outcome) -> str:
     """The outcome in one line."""
     method = outcome.method.upper()
     if outcome.before is None:
-        return f"{method}: {number(outcome.steps)} steps, accuracy not measured"
+        return f"{method}: {counted(outcome.steps, 'step')}, accuracy not measured"
     if outcome.after is None:
         return f"{method}: {percent(outcome.before.share)} of held-out problems solved at the start"
     return (
@@ -122,7 +122,8 @@ def _accuracy_in_words(outcome: Outcome) -> str:
         )
     gain = after.share - before.share
     stderr = math.hypot(before.stderr, after.stderr)
-    amount = f"{number(round(100 * abs(gain), 1))} percentage points"
+    amount = counted(round(100 * abs(gain), 1), "percentage point")
+    steps = counted(outcome.steps, "step")
     over = f", over {number(after.samples)} sampled answers" if after.samples else ""
     if stderr == 0:
         verdict = "no standard error was recorded, so chance cannot be ruled out"
@@ -137,10 +138,10 @@ def _accuracy_in_words(outcome: Outcome) -> str:
             f"({number(round(100 * stderr, 1))} points), so it may be chance"
         )
     if gain == 0:
-        return f"Held-out accuracy did not change in {number(outcome.steps)} steps{over}."
+        return f"Held-out accuracy did not change in {steps}{over}."
     direction = "gained" if gain > 0 else "lost"
     return (
-        f"In {number(outcome.steps)} steps the student {direction} {amount} on problems it never "
+        f"In {steps} the student {direction} {amount} on problems it never "
         f"trained on{over}: {verdict}."
     )
 

@@ -160,6 +160,8 @@
     for (const signal of SIGNALS) showTokens(rollout, signal);
     showHints(rollout);
     focusToken(strongest(rollout), null);
+    const panel = byId("tokens-e_ctr");
+    panel.scrollTop = panel.querySelector(".current").offsetTop - panel.clientHeight / 2;
     updateButtons();
   }
 
@@ -180,8 +182,10 @@
     byId(`tokens-${signal}`).replaceChildren(
       ...rollout.tokens.flatMap((text, index) => {
         const value = rollout[signal][index];
-        const token = element("span", { className: "token", tabIndex: -1 }, visible(text));
+        const shown = visible(text.replace(/^ +| +$/g, "") || text);
+        const token = element("span", { className: "token", tabIndex: -1 }, shown);
         token.dataset.index = index;
+        if (/^ +\S/.test(text)) token.classList.add("apart");
         if (value === null) token.classList.add("missing");
         else token.classList.add(value < 0 ? "negative" : "positive");
         if (rollout.selected[index]) token.classList.add("selected");
@@ -189,7 +193,7 @@
         token.style.setProperty("--share", `${(100 * share).toFixed(1)}%`);
         token.setAttribute("aria-label", `${text.trim() || "blank"}: ${number(value)}`);
         token.setAttribute("role", "button");
-        return text.includes("\n") ? [token, element("br")] : [token, "\u200b"];
+        return text.includes("\n") ? [token, element("br")] : [token];
       }),
     );
   }
@@ -213,7 +217,7 @@
         const here = +token.dataset.index === index;
         token.classList.toggle("current", here);
         token.tabIndex = here ? 0 : -1;
-        if (here && panel === byId(`tokens-${signal}`)) token.focus({ preventScroll: false });
+        if (here && panel === byId(`tokens-${signal}`)) token.focus();
       }
     }
     byId("token").replaceChildren(
@@ -292,6 +296,10 @@
 
   for (const signal of SIGNALS) {
     const panel = byId(`tokens-${signal}`);
+    // Both panels break their lines at the same places, so they can scroll as one.
+    panel.addEventListener("scroll", () => {
+      for (const other of SIGNALS) byId(`tokens-${other}`).scrollTop = panel.scrollTop;
+    });
     const tokenOf = (event) => event.target.closest(".token");
     panel.addEventListener("pointerover", (event) => {
       if (tokenOf(event)) focusToken(+tokenOf(event).dataset.index, null);

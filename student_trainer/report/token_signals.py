@@ -10,6 +10,8 @@ import numpy as np
 MAX_TOKENS = 60_000
 """Tokens of all rollouts in one report: about 5 MB of page."""
 _SCALE_PERCENTILE = 98
+OTHER = "other"
+"""Name of the tokens that no class lists."""
 _PER_TOKEN = ("student", "correct_hint", "e_c", "e_ctr", "modulated")
 
 
@@ -57,18 +59,18 @@ def class_means(
     Args:
         rows: Rollouts.
         classes: Class name → token texts, compared without surrounding blanks; a token of no
-            class counts as `other`.
+            class counts as `OTHER`.
 
     Returns:
         One entry for each class that occurs, in the order given; empty without any signal.
     """
     names = {text.strip(): name for name, texts in classes.items() for text in texts}
-    signals: dict[str, list[tuple[float, float]]] = {name: [] for name in (*classes, "other")}
+    signals: dict[str, list[tuple[float, float]]] = {name: [] for name in (*classes, OTHER)}
     for row in rows:
         pairs = zip(row["tokens"], _values(row, "e_ctr"), _values(row, "e_c"), strict=True)
         for token, contrast, one_sided in pairs:
             if contrast is not None and one_sided is not None:
-                signals[names.get(token.strip(), "other")].append((abs(contrast), abs(one_sided)))
+                signals[names.get(token.strip(), OTHER)].append((abs(contrast), abs(one_sided)))
     sums = {name: np.sum(values, axis=0) for name, values in signals.items() if values}
     total = np.maximum(sum(sums.values()), np.finfo(float).tiny)
     return [
@@ -122,4 +124,4 @@ def _rounded(value: float | None) -> float | None:
     """4 significant digits, to keep the page small; what is not a number is missing."""
     if value is None or not math.isfinite(value):
         return None
-    return float(f"{value:.4g}")
+    return float(f"{value:.4g}") + 0.0  # turns -0.0 into 0.0

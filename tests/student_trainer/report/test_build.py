@@ -155,7 +155,6 @@ def test_a_run_without_rollouts_says_so(run_dir: Path) -> None:
     (run_dir / "rollouts.jsonl").unlink()
     page = parse(write_report(run_dir))
     assert "This run kept no rollouts with token signals." in page.text
-    assert "No rollout carries both signals" in page.text
     assert ("div", {"id": "viewer", "hidden": None}) in page.tags
     assert page_rollouts(page) == []
 

@@ -57,7 +57,7 @@ def test_a_clear_loss_is_called_one() -> None:
 
 def test_a_small_change_may_be_chance() -> None:
     words = in_plain_words(read_outcome(run_with([evaluated(0, 0.5), evaluated(8, 0.51)])))[0]
-    assert "gained 1 percentage points" in words
+    assert "gained 1 percentage point " in words
     assert "it may be chance" in words
 
 
@@ -77,6 +77,6 @@ def test_one_evaluation_says_nothing_about_improvement() -> None:
 
 def test_no_evaluation_is_said_in_words() -> None:
     outcome = read_outcome(run_with([{"step": 1}]))
-    assert headline(outcome) == "RLCSD: 1 steps, accuracy not measured"
+    assert headline(outcome) == "RLCSD: 1 step, accuracy not measured"
     assert "measured no held-out accuracy" in in_plain_words(outcome)[0]
     assert outcome.saving is None
