@@ -38,6 +38,9 @@ from services.queue.announcements import Announcements, wait_for_event
 WORK = ":work"
 """The announcement that there may be something to claim; any other one is a finished job's id."""
 
+NOT_NOW = (Unavailable, Overloaded)
+"""Errors of a queue that pass by themselves: its store is away, or full."""
+
 
 class JobState(StrEnum):
     """Where a job is."""
@@ -56,7 +59,7 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.CLAIMED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class QueueSettings:
     """Bounds and times of a queue. Every process on one queue must use the same."""
 
@@ -116,6 +119,8 @@ class Claim:
     """Who holds the lease."""
     attempt: int
     """Number of this delivery, from 1; with `worker` it tells this lease from every other."""
+    failures: int
+    """Deliveries that ended badly before."""
     payload: bytes = field(repr=False)
     wait_seconds: float
     """Seconds since the job was accepted."""

@@ -178,6 +178,7 @@ class MemoryQueue(JobQueue):
                 cost=job.submitted.cost,
                 worker=worker,
                 attempt=job.attempt,
+                failures=job.failures,
                 payload=job.submitted.payload,
                 wait_seconds=job.wait_seconds,
                 timeout=job.deadline - now,

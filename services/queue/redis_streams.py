@@ -98,7 +98,7 @@ class RedisQueue(JobQueue):
 
     @override
     async def __aenter__(self) -> Self:
-        await self._reach(self._redis.ping())
+        await self.check()
         self._listener = asyncio.create_task(self._listen(), name="queue-announcements")
         return self
 
@@ -114,6 +114,14 @@ class RedisQueue(JobQueue):
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
         await self._redis.aclose()
+
+    async def check(self) -> None:
+        """Returns when Redis answers.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        await self._reach(self._redis.ping())
 
     async def _listen(self) -> None:
         """Passes announcements on; those lost while Redis is away are found by looking."""
@@ -213,13 +221,14 @@ class RedisQueue(JobQueue):
         answer = await self._run("claim", worker)
         if answer is None:
             return None
-        job_id, run_id, cost, attempt, wait, left, payload = answer
+        job_id, run_id, cost, attempt, failures, wait, left, payload = answer
         return Claim(
             id=job_id.decode(),
             run_id=run_id.decode(),
             cost=cost,
             worker=worker,
             attempt=attempt,
+            failures=failures,
             payload=payload,
             wait_seconds=wait / 1000,
             timeout=left / 1000,

@@ -1,5 +1,5 @@
 -- ARGV: settings, worker
--- Returns {id, run, cost, attempt, wait in ms, time left in ms, payload}, or nil.
+-- Returns {id, run, cost, attempt, failures, wait in ms, time left in ms, payload}, or nil.
 local worker = ARGV[2]
 
 local function read(run, consumer, from)
@@ -30,7 +30,7 @@ while true do
     local attempt, wait = job.attempt + 1, time - job.accepted
     redis.call('HSET', job.record,
       'state', 'claimed', 'worker', worker, 'attempt', attempt, 'wait', wait)
-    return {job.id, run, job.cost, attempt, wait, job.deadline - time,
+    return {job.id, run, job.cost, attempt, job.failures, wait, job.deadline - time,
       redis.call('HGET', job.record, 'payload')}
   end
 end

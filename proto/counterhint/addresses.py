@@ -1,0 +1,71 @@
+"""Addresses to listen on: `host:port` or `unix:///path`, checked before anything is started."""
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+
+from counterhint.errors import InputError
+
+
+def check_address(listen: str, insecure: bool) -> None:
+    """Refuses an address that cannot or should not be listened on.
+
+    Raises:
+        InputError: malformed, in use, or plaintext beyond this machine without `insecure`.
+    """
+    if listen.startswith("unix:"):
+        _check_socket_path(Path(listen.removeprefix("unix:").removeprefix("//")), listen)
+        return
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(
+            f"--listen {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
+        )
+    if not insecure and not _is_loopback(host):
+        raise InputError(
+            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
+            "a unix socket, or give --insecure when the network is private"
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--listen {listen} cannot be used: {error.strerror}; choose another port, or end "
+            "what listens there"
+        ) from error
+
+
+def _check_socket_path(path: Path, listen: str) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"--listen {listen}: the folder {path.parent} does not exist")
+    if len(os.fsencode(path)) > 107:
+        raise InputError(
+            f"--listen {listen}: a unix socket's path has at most 107 bytes; choose a shorter one"
+        )
+    # gRPC replaces a socket file that is there, even one in use: so ask whether someone answers.
+    with socket.socket(socket.AF_UNIX) as probe:
+        if path.exists() and probe.connect_ex(str(path)) == 0:
+            raise InputError(
+                f"--listen {listen}: a server listens there already; end it or choose another path"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bound_address(listen: str, port: int) -> str:
+    """The address that clients use, once the port is known (port 0 asks for any free one)."""
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

@@ -1,0 +1,268 @@
+"""The services' commands: `services run`, `queue ls`, `show`, `dead`, `retry` and `purge`."""
+
+import asyncio
+import json
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, fields
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.errors import InputError, JobNotFound, Unavailable
+from services.dispatcher import Dispatcher
+from services.queue.base import JobQueue, JobRecord, QueueSettings, RunStats
+from services.queue.memory import MemoryQueue
+from services.queue.redis_streams import RedisQueue
+from services.server import serve_intake
+from services.teacher_link import LinkSettings
+
+log = logging.getLogger(__name__)
+
+ServiceName = Literal["intake", "dispatcher"]
+EVERY_SERVICE: tuple[ServiceName, ...] = ("intake", "dispatcher")
+
+
+class Run(Command):
+    """Run the queue services in this process until SIGTERM or Ctrl-C; without names, all of them.
+
+    intake      takes scoring jobs over gRPC and puts them on the queue
+    dispatcher  takes them from the queue to the teachers
+
+    Without --redis the queue lives in this process, which then must run both.
+
+    example:
+      counterhint services run --listen 127.0.0.1:50050 --teachers 127.0.0.1:50051
+      counterhint services run intake --listen 127.0.0.1:50050 --redis redis://127.0.0.1:6379/0
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SERVICES_")
+
+    services: CliPositionalArg[list[ServiceName]] = Field([])
+    """Which services to run; all when none is named."""
+    listen: str = "127.0.0.1:50050"
+    """Where the intake listens: host:port (port 0: any free one) or unix:///path."""
+    teachers: list[str] = Field([])
+    """A teacher's address, host:port or unix:///path; repeatable."""
+    redis: str | None = None
+    """The queue's Redis: redis://host:port/0, rediss://… or unix:///path."""
+    max_jobs: int = Field(QueueSettings.max_jobs, ge=1)
+    """Most unfinished jobs in the queue."""
+    max_bytes: int = Field(QueueSettings.max_bytes, ge=1)
+    """Most payload bytes of unfinished jobs."""
+    max_run_jobs: int = Field(QueueSettings.max_run_jobs, ge=1)
+    """Most unfinished jobs of one run."""
+    max_run_bytes: int = Field(QueueSettings.max_run_bytes, ge=1)
+    """Most payload bytes of one run's unfinished jobs."""
+    lease_seconds: float = Field(QueueSettings.lease_seconds, gt=0)
+    """After how long without a sign of life a dispatcher's jobs go to another."""
+    max_attempts: int = Field(QueueSettings.max_attempts, ge=1)
+    """Deliveries that may end badly before a job is put aside."""
+    result_seconds: float = Field(QueueSettings.result_seconds, gt=0)
+    """How long a result can be fetched again."""
+    teacher_tokens: int = Field(LinkSettings.max_tokens, ge=1)
+    """Tokens in flight at which a teacher gets no more jobs."""
+    teacher_jobs: int = Field(LinkSettings.max_jobs, ge=1)
+    """Most jobs in flight at a teacher."""
+    drain_seconds: float = Field(LinkSettings.drain_seconds, ge=0)
+    """How long jobs in flight may take after the signal to end; the others are released."""
+    insecure: bool = False
+    """Permit plaintext on an address that is not this machine's loopback."""
+
+    def run(self) -> int:
+        """Serves until a signal comes."""
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        wanted = tuple(self.services) or EVERY_SERVICE
+        if self.redis is None and set(wanted) != set(EVERY_SERVICE):
+            raise InputError(
+                f"services run {' '.join(wanted)} without --redis: a queue in this process needs "
+                "intake and dispatcher together; name both, or give --redis URL"
+            )
+        if "dispatcher" in wanted and not self.teachers:
+            raise InputError(
+                "the dispatcher has no teacher: give --teachers host:port (or unix:///path), once "
+                "for each"
+            )
+        asyncio.run(self._serve(wanted))
+        return EXIT_DONE
+
+    async def _serve(self, wanted: Sequence[ServiceName]) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        settings = QueueSettings(
+            max_jobs=self.max_jobs,
+            max_bytes=self.max_bytes,
+            max_run_jobs=self.max_run_jobs,
+            max_run_bytes=self.max_run_bytes,
+            lease_seconds=self.lease_seconds,
+            max_attempts=self.max_attempts,
+            result_seconds=self.result_seconds,
+        )
+        async with AsyncExitStack() as stack:
+            if self.redis is None:
+                queue: JobQueue = await stack.enter_async_context(MemoryQueue(settings))
+            else:
+                queue = await stack.enter_async_context(await open_redis(self.redis, settings))
+            if "intake" in wanted:
+                address = await stack.enter_async_context(
+                    serve_intake(queue, self.listen, insecure=self.insecure)
+                )
+                log.info("intake on %s", address)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            if "dispatcher" in wanted:
+                dispatcher = Dispatcher(
+                    queue,
+                    self.teachers,
+                    LinkSettings(self.teacher_tokens, self.teacher_jobs, self.drain_seconds),
+                )
+                tasks.create_task(dispatcher.run())
+                stack.callback(dispatcher.stop)  # before the group waits for it
+                log.info("dispatcher %s to %s", dispatcher.worker, ", ".join(self.teachers))
+            await stop.wait()
+            log.info("stopping")
+
+
+class QueueCommand(Command):
+    """What every look into the queue needs."""
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SERVICES_")
+
+    redis: str
+    """The queue's Redis: redis://host:port/0, rediss://… or unix:///path."""
+    json_: bool = Field(False, alias="json")
+    """Print JSON instead of a table."""
+
+    def ask(self, question: Callable[[JobQueue], Awaitable[Any]]) -> Any:
+        """The answer of the queue.
+
+        Raises:
+            InputError: Redis cannot be reached, or no job has the id.
+        """
+
+        async def answer() -> Any:
+            async with await open_redis(self.redis, QueueSettings()) as queue:
+                return await question(queue)
+
+        try:
+            return asyncio.run(answer())
+        except JobNotFound as error:
+            raise InputError(f"{error}; counterhint queue ls lists the runs") from error
+
+    def show(self, kind: type[RunStats] | type[JobRecord], rows: Sequence[Any]) -> None:
+        """Prints rows of one kind."""
+        if self.json_:
+            print(json.dumps([asdict(row) for row in rows], indent=2))
+            return
+        table = Table(*(field.name for field in fields(kind)))
+        for row in rows:
+            table.add_row(*(str(value) for value in asdict(row).values()))
+        Console().print(table)
+
+
+class QueueList(QueueCommand):
+    """List the runs with their jobs by state.
+
+    example:
+      counterhint queue ls --redis redis://127.0.0.1:6379/0
+    """
+
+    def run(self) -> int:
+        """Prints a row for each run."""
+        self.show(RunStats, self.ask(lambda queue: queue.stats()))
+        return EXIT_DONE
+
+
+class QueueShow(QueueCommand):
+    """Show one job.
+
+    example:
+      counterhint queue show step-12-group-3 --redis redis://127.0.0.1:6379/0
+    """
+
+    job: CliPositionalArg[str]
+    """The job's id."""
+
+    def run(self) -> int:
+        """Prints the job."""
+        self.show(JobRecord, [self.ask(lambda queue: queue.job(self.job))])
+        return EXIT_DONE
+
+
+class QueueDead(QueueCommand):
+    """List the jobs that failed on every try and were put aside.
+
+    example:
+      counterhint queue dead --redis redis://127.0.0.1:6379/0 --json
+    """
+
+    def run(self) -> int:
+        """Prints a row for each dead job."""
+        self.show(JobRecord, self.ask(lambda queue: queue.dead()))
+        return EXIT_DONE
+
+
+class QueueRetry(QueueCommand):
+    """Put a dead job back into the queue.
+
+    example:
+      counterhint queue retry step-12-group-3 --redis redis://127.0.0.1:6379/0
+    """
+
+    job: CliPositionalArg[str]
+    """The job's id."""
+
+    def run(self) -> int:
+        """Puts it back; exit code 1 when it is not dead."""
+        retried = self.ask(lambda queue: queue.retry(self.job))
+        if self.json_:
+            print(json.dumps({"job": self.job, "retried": retried}))
+        else:
+            print(f"job {self.job}: {'queued again' if retried else 'not dead, left as it is'}")
+        return EXIT_DONE if retried else EXIT_NEGATIVE
+
+
+class QueuePurge(QueueCommand):
+    """Cancel a run's unfinished jobs and drop its dead ones.
+
+    example:
+      counterhint queue purge my-run --redis redis://127.0.0.1:6379/0
+    """
+
+    run_id: CliPositionalArg[str]
+    """The run."""
+
+    def run(self) -> int:
+        """Removes them and prints how many there were."""
+        purged = self.ask(lambda queue: queue.purge(self.run_id))
+        print(
+            json.dumps({"run": self.run_id, "purged": purged})
+            if self.json_
+            else f"run {self.run_id}: {purged} jobs removed"
+        )
+        return EXIT_DONE
+
+
+async def open_redis(url: str, settings: QueueSettings) -> RedisQueue:
+    """The queue in a Redis that answers.
+
+    Raises:
+        InputError: the URL is none, or nothing answers there.
+    """
+    try:
+        queue = RedisQueue(url, settings)
+        await queue.check()
+    except (ValueError, Unavailable) as error:
+        raise InputError(
+            f"--redis {url}: {error}; start a Redis 6.2 or newer there, or give the URL of one "
+            "(redis://host:port/0, unix:///path)"
+        ) from error
+    return queue

@@ -1,0 +1,70 @@
+"""The intake's gRPC server: bind, say whether it is ready, serve, drain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from counterhint.addresses import bound_address, check_address
+from counterhint.channel import SERVER_OPTIONS
+from counterhint.errors import InputError
+from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from services.intake import IntakeService
+from services.queue.base import NOT_NOW, JobQueue
+
+SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
+"""The name under which the health service speaks of scoring."""
+READINESS_SECONDS = 0.5
+"""How often it is looked whether the queue can be reached and a teacher is known."""
+LAST_REPLIES = 2.0
+"""Seconds that replies have to reach their clients after the drain."""
+
+
+@asynccontextmanager
+async def serve_intake(
+    queue: JobQueue, listen: str, *, insecure: bool = False, stream_jobs: int = 1024
+) -> AsyncIterator[str]:
+    """Serves the intake while the block runs; gives the address that clients use.
+
+    It says that it is ready when the queue can be reached and a teacher is known.
+
+    Raises:
+        InputError: the address cannot be used.
+    """
+    check_address(listen, insecure)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    service = IntakeService(queue, stream_jobs)
+    scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    reflection.enable_server_reflection(
+        (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise InputError(f"--listen {listen}: the address cannot be bound") from error
+    await server.start()
+    readiness = asyncio.create_task(_tell_readiness(queue, status))
+    try:
+        yield bound_address(listen, port)
+    finally:
+        readiness.cancel()
+        await status.enter_graceful_shutdown()
+        service.drain()
+        await server.stop(LAST_REPLIES)
+
+
+async def _tell_readiness(queue: JobQueue, status: health.aio.HealthServicer) -> None:
+    states = health_pb2.HealthCheckResponse
+    while True:
+        try:
+            ready = await queue.teacher() is not None
+        except NOT_NOW:
+            ready = False
+        for name in ("", SERVICE_NAME):
+            await status.set(name, states.SERVING if ready else states.NOT_SERVING)
+        await asyncio.sleep(READINESS_SECONDS)
