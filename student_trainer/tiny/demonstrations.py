@@ -1,0 +1,246 @@
+"""Worked solutions for the tiny models to imitate.
+
+A *demonstrator* is an author: what it believes about each fact (`7 * 8` ends in 6), how often it
+checks itself, how it introduces its steps. The student's author holds misconceptions, so that the
+student starts with something to unlearn; the teacher's author is nearly right.
+
+Under a hint, an author adopts the hint's value for a step only where both are at the same operands,
+and falls back on its own belief where they have parted. To teach exactly that, half of the hinted
+demonstrations are pushed off the hint's path: an early step gets a wrong value, which the model
+reads but is not trained to write. Without this the model learns to copy the hint blindly, and
+then a hint tells nothing about the step it stands at.
+"""
+
+import enum
+import random
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from student_trainer.config import Config
+from student_trainer.tasks.base import Problem
+from student_trainer.tasks.chain import OPERATORS, ChainTask, apply, parse_chain
+from student_trainer.tiny.tokenizer import HINTED_FILLERS, PLAIN_FILLERS
+
+
+class DemonstratorConfig(Config):
+    """What an author believes and how it writes."""
+
+    fact_accuracy: float = Field(default=0.97, ge=0, le=1)
+    """Share of the time that an ordinary fact is written right."""
+    misconception_share: float = Field(default=0.15, ge=0, le=1)
+    """Share of the 300 facts (operator and two digits) that the author mostly gets wrong."""
+    misconception_accuracy: float = Field(default=0.3, ge=0, le=1)
+    """Share of the time that such a fact is written right."""
+    misconception_fixed: float = Field(default=0.9, ge=0, le=1)
+    """Share of its wrong values that are the same one every time; the others are any digit."""
+    check_rate: float = Field(default=0.1, ge=0, le=1)
+    """Share of steps that are checked (`wait check : 4`) when no hint is given."""
+    hinted_check_rate: float = Field(default=0.02, ge=0, le=1)
+    """The same under a hint."""
+    filler_habit: float = Field(default=0.9, ge=0, le=1)
+    """Share of steps introduced by the fillers usual for the setting (with or without a hint); the
+    others use those of the other setting. With `hinted_check_rate` this is the style shift of
+    hinted writing, which large models have by nature and tiny ones only if it is shown to them."""
+    hint_trust: float = Field(default=0.9, ge=0, le=1)
+    """Share of steps that adopt the hint's value where its operands agree."""
+    seed: int = 0
+    """Seed of the misconceptions."""
+
+
+class Role(enum.Enum):
+    """What a token of a solution is."""
+
+    WRITING = enum.auto()
+    """Wording, copies from the problem, the final answer."""
+    VALUE = enum.auto()
+    """The outcome of a step: what the author has to know."""
+    FORCED = enum.auto()
+    """A value put in to leave the hint's path: to be read, not to be learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a solution: `so 7 (1) + 5 = 2 .`, perhaps with `wait check : 2 .` after it.
+
+    The middle repeats the problem's words, so that copying it is easily learnt.
+    """
+
+    filler: str
+    left: int
+    operator: str
+    operand: int
+    value: int
+    check: int | None
+    """The value after checking, which the next step goes on from; None without a check."""
+    forced: bool = False
+    """Whether the value was put in to leave the hint's path."""
+
+    @property
+    def result(self) -> int:
+        """The digit that the next step goes on from."""
+        return self.value if self.check is None else self.check
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A worked solution."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def answer(self) -> int:
+        """The final answer."""
+        return self.steps[-1].result
+
+    def tokens(self) -> list[tuple[str, Role]]:
+        """The solution's words, one a token (without the end token), and what each of them is."""
+        tokens: list[tuple[str, Role]] = []
+        for number, step in enumerate(self.steps, start=1):
+            opening = (step.filler, str(step.left), f"({number})", step.operator, str(step.operand))
+            tokens += [(word, Role.WRITING) for word in (*opening, "=")]
+            tokens.append((str(step.value), Role.FORCED if step.forced else Role.VALUE))
+            tokens.append((".", Role.WRITING))
+            if step.check is not None:
+                tokens += [(word, Role.WRITING) for word in ("wait", "check", ":")]
+                tokens += [(str(step.check), Role.VALUE), (".", Role.WRITING)]
+        return [*tokens, ("answer", Role.WRITING), (str(self.answer), Role.WRITING)]
+
+    def text(self) -> str:
+        """The solution as a model would write it."""
+        return " ".join(word for word, _ in self.tokens())
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One example of the warm-up."""
+
+    problem: Problem
+    """The problem."""
+    hint: Solution | None
+    """The solution shown with it, if any."""
+    solution: Solution
+    """What is to be learnt."""
+
+
+class Demonstrator:
+    """An author of worked solutions."""
+
+    def __init__(self, config: DemonstratorConfig) -> None:
+        self.config = config
+        draws = random.Random(f"misconceptions/{config.seed}")
+        facts = [(op, a, b) for op in OPERATORS for a in range(10) for b in range(10)]
+        wrong = draws.sample(facts, round(config.misconception_share * len(facts)))
+        self._misconceptions = {fact: _other_digit(apply(*fact), draws) for fact in wrong}
+
+    def solve(
+        self,
+        problem: Problem,
+        draws: random.Random,
+        *,
+        hint: Solution | None = None,
+        wrong_step: int | None = None,
+    ) -> Solution:
+        """Work a problem.
+
+        Args:
+            problem: The problem.
+            draws: Where chance comes from.
+            hint: A solution of the same problem that the author sees.
+            wrong_step: Index of a step that is given a wrong value.
+        """
+        habit, rare = PLAIN_FILLERS, HINTED_FILLERS
+        check_rate = self.config.check_rate
+        if hint is not None:
+            habit, rare = rare, habit
+            check_rate = self.config.hinted_check_rate
+        left, operations = parse_chain(problem.text)
+        steps: list[Step] = []
+        for index, (operator, operand) in enumerate(operations):
+            hinted = hint.steps[index] if hint is not None else None
+            forced = index == wrong_step
+            if forced:
+                right = hinted.value if hinted is not None else apply(operator, left, operand)
+                value = _other_digit(right, draws)
+            else:
+                value = self._value(operator, left, operand, hinted, draws)
+            check = None
+            if not forced and draws.random() < check_rate:
+                check = self._value(operator, left, operand, hinted, draws)
+            fillers = habit if draws.random() < self.config.filler_habit else rare
+            step = Step(draws.choice(fillers), left, operator, operand, value, check, forced)
+            steps.append(step)
+            left = step.result
+        return Solution(tuple(steps))
+
+    def _value(
+        self, operator: str, left: int, operand: int, hinted: Step | None, draws: random.Random
+    ) -> int:
+        """The value written for one step."""
+        agrees = hinted is not None and hinted.left == left
+        if hinted is not None and agrees and draws.random() < self.config.hint_trust:
+            return hinted.result
+        right = apply(operator, left, operand)
+        misconception = self._misconceptions.get((operator, left, operand))
+        if misconception is None:
+            if draws.random() < self.config.fact_accuracy:
+                return right
+        elif draws.random() < self.config.misconception_accuracy:
+            return right
+        elif draws.random() < self.config.misconception_fixed:
+            return misconception
+        return _other_digit(right, draws)
+
+
+def demonstrations(
+    author: Demonstrator,
+    hint_author: Demonstrator,
+    task: ChainTask,
+    count: int,
+    *,
+    hinted_share: float,
+    wrong_step_share: float,
+    seed: int,
+) -> list[Demonstration]:
+    """Write the examples of a warm-up, on training problems only.
+
+    Args:
+        author: Who writes the solutions.
+        hint_author: Who writes the hints: the student's author, since hints are its rollouts.
+        task: Where the problems come from.
+        count: How many examples.
+        hinted_share: Share of the examples that carry a hint, half of them a right one and half a
+            wrong one.
+        wrong_step_share: Share of the hinted examples that are pushed off the hint's path.
+        seed: Seed of everything drawn here.
+    """
+    examples = []
+    for index in range(count):
+        draws = random.Random(f"demonstration/{seed}/{index}")
+        problem = task.train_problem(index)
+        hint = wrong_step = None
+        if draws.random() < hinted_share:
+            hint = draw_hint(hint_author, problem, draws)
+            if draws.random() < wrong_step_share:
+                wrong_step = draws.randrange(max(1, len(hint.steps) - 1))
+        solution = author.solve(problem, draws, hint=hint, wrong_step=wrong_step)
+        examples.append(Demonstration(problem, hint, solution))
+    return examples
+
+
+def draw_hint(author: Demonstrator, problem: Problem, draws: random.Random) -> Solution:
+    """A hint that is right or wrong with even chance, where the author is able to write both."""
+    right = draws.random() < 0.5
+    for _ in range(_HINT_TRIES):
+        hint = author.solve(problem, draws)
+        if (str(hint.answer) == problem.answer) == right:
+            break
+    return hint
+
+
+_HINT_TRIES = 20
+
+
+def _other_digit(digit: int, draws: random.Random) -> int:
+    """A digit other than this one."""
+    return (digit + draws.randrange(1, 10)) % 10
