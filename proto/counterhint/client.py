@@ -20,6 +20,7 @@ from counterhint.channel import open_channel
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
+    EngineFailure,
     Overloaded,
     TokenizerMismatch,
     Unavailable,
@@ -131,11 +132,13 @@ class AsyncScoringClient:
 
         try:
             async for reply in self._stub.ScoreStream(requests()):
-                job = sent.pop(reply.id)
-                if reply.HasField("failure"):
-                    yield reply.id, failure_from_message(reply.failure)
-                else:
-                    yield reply.id, result_from_message(reply.response, job)
+                job = sent.pop(reply.id, None)
+                if job is None:
+                    raise EngineFailure(
+                        f"an answer came for {reply.id!r}, which is no job under way",
+                        reason="WRONG_JOB",
+                    )
+                yield reply.id, _outcome(reply, job)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
 
@@ -162,6 +165,17 @@ class AsyncScoringClient:
             wait = max(failure.retry_after, pause * random.uniform(0.5, 1.5))
             await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _outcome(
+    reply: scoring_pb2.ScoreStreamResponse, job: ScoringJob
+) -> ScoringResult | CounterhintError:
+    if reply.HasField("failure"):
+        return failure_from_message(reply.failure)
+    try:
+        return result_from_message(reply.response, job)
+    except CounterhintError as error:  # this job's answer is damaged; the others go on
+        return error
 
 
 def _worth_another_try(error: CounterhintError) -> bool:
@@ -207,7 +221,7 @@ class ScoringClient:
 
     def close(self) -> None:
         """Closes the connection and ends the thread; calls under way are cancelled."""
-        self._run(self._client.close()).result()
+        self._run(self._end()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -227,6 +241,13 @@ class ScoringClient:
     def submit(self, job: ScoringJob, timeout: float | None = None) -> Future[ScoringResult]:
         """Sends a job; the future holds its result or raises its typed error."""
         return self._run(self._client.score(job, timeout))
+
+    async def _end(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)

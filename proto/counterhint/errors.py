@@ -15,6 +15,9 @@ from grpc_status import rpc_status
 
 from counterhint.v1 import scoring_pb2
 
+_MESSAGE_BYTES, _DETAIL_BYTES = 1000, 250
+# A status travels in HTTP/2 headers, the message even twice, and gRPC drops those above 8 KiB.
+
 DOMAIN = "counterhint"
 """The `ErrorInfo.domain` of every error of ours."""
 
@@ -178,17 +181,20 @@ def failure_from_message(message: scoring_pb2.Failure) -> CounterhintError:
 
 
 def error_to_status(error: CounterhintError) -> grpc.Status:
-    """The rich gRPC status of an error, for `context.abort_with_status`."""
+    """The rich gRPC status of an error, for `context.abort_with_status`.
+
+    Very long texts are cut, and say so: a status that is too large would not arrive at all.
+    """
+    facts = {name: _shortened(value, _DETAIL_BYTES) for name, value in error.details.items()}
+    message = _shortened(error.message, _MESSAGE_BYTES)
     details = [
-        _packed(
-            error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.details)
-        )
+        _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
     ]
     if error.retry_after > 0:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=details)
+    status = status_pb2.Status(code=error.code.value[0], message=message, details=details)
     return rpc_status.to_status(status)
 
 
@@ -208,6 +214,12 @@ def error_from_rpc(error: grpc.RpcError) -> CounterhintError:
     return error_from_facts(
         code.value[0], error.details() or code.name, reason, details, retry_after
     )
+
+
+def _shortened(text: str, most_bytes: int) -> str:
+    kept = text.encode()[:most_bytes].decode(errors="ignore")
+    left_out = len(text) - len(kept)
+    return f"{kept}… ({left_out} more characters)" if left_out else text
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:

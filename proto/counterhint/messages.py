@@ -4,6 +4,8 @@ Decoding checks everything that needs no knowledge of the teacher: shapes, lengt
 indices. What depends on the teacher is in `counterhint.validation`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -183,7 +185,8 @@ def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> 
 
     Raises:
         EngineFailure: another job's id, an output that is absent or of another shape than the job
-            asks for, or a number that is not finite without being marked as missing.
+            asks for, a number that is not finite without being marked as missing, or one marked
+            as missing that is a number or has no reason.
         InvalidJob: a tensor that does not add up.
     """
     if message.id != job.id:
@@ -218,6 +221,7 @@ def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> 
         **arrays, missing=tuple(Missing(m.pair, m.reason) for m in message.scores.missing)
     )
     check_finite(scores)
+    _check_missing(scores, job.pair_lengths)
     return ScoringResult(
         job_id=message.id,
         pair_lengths=job.pair_lengths,
@@ -257,6 +261,33 @@ def check_finite(scores: Scores) -> None:
                 reason="NOT_FINITE",
                 details={"output": name, "row": row},
             )
+
+
+def _check_missing(scores: Scores, pair_lengths: NDArray[np.int64]) -> None:
+    rows = int(pair_lengths.sum())
+    invalid = np.zeros(rows, dtype=np.bool_) if scores.valid is None else ~scores.valid
+    for name in ("sampled", "top_k_log_probs", "given", "entropy"):
+        array = getattr(scores, name)
+        if array is not None and not np.isnan(array[invalid]).all():
+            numbers = ~np.isnan(array.reshape(rows, -1)).all(axis=1)
+            row = int((invalid & numbers).argmax())
+            raise EngineFailure(
+                f"the engine gave a number for a position it calls missing: {name}, row {row}",
+                reason="MALFORMED_SCORES",
+                details={"output": name, "row": row},
+            )
+    pairs = np.unique(np.repeat(np.arange(len(pair_lengths)), pair_lengths)[invalid]).tolist()
+    explained = sorted({missing.pair for missing in scores.missing})
+    if pairs != explained:
+        raise EngineFailure(
+            f"scores of {_named(pairs)} are missing, but reasons are given for {_named(explained)}",
+            reason="MALFORMED_SCORES",
+            details={"missing": pairs, "explained": explained},
+        )
+
+
+def _named(pairs: Sequence[int]) -> str:
+    return ", ".join(f"pair {pair}" for pair in pairs) or "no pair"
 
 
 def teacher_to_message(teacher: TeacherInfo) -> scoring_pb2.GetTeacherResponse:
