@@ -81,3 +81,14 @@ class MakeModels(Command):
     """Folder for the models: OUT/student and OUT/teacher."""
     only: Literal["student", "teacher"] | None = None
     """Make one of the two only."""
+    retrain: bool = False
+    """Train the larger teacher anew, even though one is shipped."""
+
+    def run(self) -> int:
+        """Makes the models."""
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.starting_models import Which, make_models
+
+        which: list[Which] = [self.only] if self.only else ["student", "teacher"]
+        make_models(self.recipe, self.out, which, retrain=self.retrain)
+        return EXIT_DONE

@@ -73,4 +73,9 @@ class Prompts:
         ids = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **options
         )
-        return np.array(ids, dtype=np.int32)
+        encoded = np.array(ids, dtype=np.int32)
+        if (encoded == self._tokenizer.unk_token_id).any():
+            raise InputError(
+                f"the tokenizer in {self._tokenizer.name_or_path} has no token for part of {text!r}"
+            )
+        return encoded

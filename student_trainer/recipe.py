@@ -116,7 +116,7 @@ def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise InputError(_describe(error, path)) from error
+        raise InputError(describe_problems(error, path)) from error
 
 
 def _set(content: dict[str, Any], dotted: str, text: str, source: str) -> None:
@@ -136,7 +136,8 @@ def _set(content: dict[str, Any], dotted: str, text: str, source: str) -> None:
     place[last] = value
 
 
-def _describe(error: ValidationError, path: Path) -> str:
+def describe_problems(error: ValidationError, path: Path) -> str:
+    """What is wrong with a recipe, a line for each key, with its remedy."""
     lines = [f"{path} cannot be used:"]
     for problem in error.errors():
         # pydantic puts the chosen kind of a union into the location; a recipe has no such level.

@@ -28,6 +28,8 @@ class RolloutLogConfig(Config):
     """Rollouts that are kept of such a step, right and wrong ones by turns."""
     token_classes: Path | None = None
     """YAML file with lists `style` and `task` of token texts, to average the signal by."""
+    note: str | None = None
+    """What readers must know of the signal; the report shows it beside it."""
 
 
 def logged_rollouts(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from safetensors.torch import save_model
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from counterhint import Weights
@@ -58,7 +58,8 @@ def publish_weights(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{steps_done:06d}.safetensors"
     unfinished = file.with_suffix(".unfinished")
-    save_model(model, str(unfinished))
+    # Parameters, not the state dict: tied weights are one parameter, and are stored once.
+    save_file({name: value.detach() for name, value in model.named_parameters()}, unfinished)
     with unfinished.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     unfinished.rename(file)

@@ -108,6 +108,7 @@ class Trainer:
             else load_checkpoint(checkpoint, self._student, self._optimizer)
         )
         self._unmixed_steps = 0
+        self._teacher_name: str | None = None
         self._client = self._connect() if self._method.needs_hints else None
         resumed_step = None if checkpoint is None else self._state.steps_done
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,8 @@ class Trainer:
         client = self._resources.enter_context(
             ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
         )
-        client.check_tokenizer(self._student.fingerprint, timeout=config.connect_timeout)
+        teacher = client.check_tokenizer(self._student.fingerprint, config.connect_timeout)
+        self._teacher_name = teacher.model_id
         return client
 
     def run(self) -> dict[str, Any]:
@@ -408,6 +410,7 @@ class Trainer:
         }
         return {
             "method": self.recipe.method.kind,
+            "teacher": self._teacher_name,
             "steps": state.steps_done,
             "heldout_accuracy_before": totals["before/accuracy"],
             "heldout_accuracy_after": totals["after/accuracy"],

@@ -24,7 +24,7 @@ def make_rollout(
 def make_group(verdicts: str, solution: str | None = None) -> Group:
     """A group by a word of `r` (right), `w` (wrong) and `n` (wrong, without an answer)."""
     rollouts = tuple(
-        make_rollout(letter == "r", None if letter == "n" else letter, (5, 6 + index, 3))
+        make_rollout(letter == "r", None if letter == "n" else letter, (5, index, 3))
         for index, letter in enumerate(verdicts)
     )
     problem = Problem("p", "1 + 1", "2", solution=solution)

@@ -86,7 +86,7 @@ def test_parts_cover_all_rows_in_an_order_that_the_seed_decides() -> None:
     def lengths(seed: int) -> list[list[int]]:
         return [[row.tokens for row in part] for part in shuffled_parts(rows, 3, seed)]
 
-    assert sorted(sum(lengths(1), [])) == list(range(2, 9))
+    assert sorted(length for part in lengths(1) for length in part) == list(range(2, 9))
     assert [len(part) for part in lengths(1)] == [3, 2, 2]
     assert lengths(1) == lengths(1) != lengths(2)
     assert shuffled_parts(rows, 1, 5) == [rows]

@@ -1,4 +1,5 @@
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from tests.student_trainer.rollouts_of import make_group
 
 
 @pytest.fixture
-def prompts(student: Student) -> Prompts:
-    return Prompts(student.tokenizer, PromptConfig(hint_template="terse"), "answer")
+def prompts(student: Student, tmp_path: Path) -> Prompts:
+    template = tmp_path / "hint.txt"
+    template.write_text("{{problem}} reference {{hint}} end")
+    return Prompts(student.tokenizer, PromptConfig(hint_template=str(template)), "answer")
 
 
 def make_job(prompts: Prompts, verdicts: str = "rrwwn", **settings: Any) -> GroupJob | None:

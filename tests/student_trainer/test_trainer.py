@@ -1,0 +1,209 @@
+"""The whole training loop, against a real teacher server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from counterhint import CounterhintError
+from counterhint.errors import InputError
+from student_trainer.monitors import read_rows
+from student_trainer.recipe import Recipe
+from student_trainer.trainer import Trainer
+from tests.teacher_process import serve_teacher
+from tests.tiny_models import write_tiny_llama
+
+HINT = "{{problem}} reference {{hint}} end"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trainer")
+
+
+@pytest.fixture(scope="module")
+def teacher(student_folder: Path, workplace: Path) -> Iterator[str]:
+    roots = ("--weights-root", str(workplace))
+    with serve_teacher(student_folder, workplace, roots) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_recipe(run_dir: Path, model: Path, **settings: Any) -> Recipe:
+    template = run_dir.parent / "hint.txt"
+    template.write_text(HINT)
+    recipe: dict[str, Any] = {
+        "run_dir": run_dir,
+        "steps": 4,
+        "task": {"kind": "chain", "operations": 2},
+        "student": {"model": model, "device": "cpu"},
+        "prompts": {"hint_template": str(template)},
+        # A random model answers rarely: groups are large, so that some are mixed.
+        "rollouts": {"prompts_per_step": 3, "group_size": 32, "max_new_tokens": 60, "max_rows": 32},
+        "method": {"kind": "rlcsd"},
+        "optimizer": {"lr": 1e-3},
+        "evaluation": {"problems": 8, "every": 2},
+        "checkpoint": {"every": 1, "keep": 4},
+        "teacher_refresh": {"kind": "snapshot", "every": 2},
+        "report": {"every": 1},
+    }
+    return Recipe.model_validate(recipe | settings)
+
+
+def parameters_of(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_from_end_to_end(teacher: str, student_folder: Path, workplace: Path) -> None:
+    run_dir = workplace / "whole"
+    recipe = make_recipe(run_dir, student_folder, scoring={"address": teacher})
+    with Trainer(recipe) as trainer:
+        summary = trainer.run()
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    assert summary["groups_scored"] > 0
+    assert 0 < summary["tokens_computed"] < summary["tokens_naive"]
+    assert 0 <= summary["scoring_wait_share"] < 1
+    rows = read_rows(run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 2, 4]
+    scored = [row for row in rows if row.get("scoring/groups")]
+    assert all(row["hints/coverage"] > 0 and row["signal/contrast_abs"] > 0 for row in scored)
+    assert [file.name for file in (run_dir / "weights").iterdir()] == ["step-000002.safetensors"]
+    kept = read_rows(run_dir / "rollouts.jsonl")
+    assert kept
+    for row in kept:
+        lengths = {len(row[key]) for key in ("tokens", "student", "correct_hint", "e_c", "e_ctr")}
+        assert lengths == {len(row["token_ids"])}
+        assert row["hint_texts"]["correct"] not in row["hint_texts"]["wrong"]
+    assert not same(parameters_of(run_dir, 1), parameters_of(run_dir, 4))
+
+
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(
+    teacher: str, student_folder: Path, workplace: Path
+) -> None:
+    undisturbed, stopped = workplace / "undisturbed", workplace / "stopped"
+    settings: dict[str, Any] = {"scoring": {"address": teacher}}
+    with Trainer(make_recipe(undisturbed, student_folder, **settings)) as trainer:
+        trainer.run()
+
+    class Killed(BaseException):
+        pass
+
+    with Trainer(make_recipe(stopped, student_folder, **settings)) as trainer:
+        # Ends the run in the middle of step 4, after the teacher was refreshed.
+        def submit(*_: object) -> None:
+            raise Killed
+
+        original = trainer._submit
+        trainer._submit = lambda step, *rest: (  # type: ignore[method-assign]
+            original(step, *rest) if step < 3 else submit()  # type: ignore[func-returns-value]
+        )
+        with pytest.raises(Killed):
+            trainer.run()
+    with pytest.raises(InputError, match="already holds a run"):
+        Trainer(make_recipe(stopped, student_folder, **settings))
+    with Trainer(make_recipe(stopped, student_folder, resume=True, **settings)) as trainer:
+        trainer.run()
+    assert same(parameters_of(undisturbed, 4), parameters_of(stopped, 4))
+    first, second = (read_rows(run / "metrics.jsonl") for run in (undisturbed, stopped))
+    assert [row["step"] for row in second] == [0, 1, 2, 3, 4]
+    for a, b in zip(first, second, strict=True):
+        timed = ("time", "time/", "scoring/wait")
+        assert {k: v for k, v in a.items() if not k.startswith(timed)} == {
+            k: v for k, v in b.items() if not k.startswith(timed)
+        }
+
+
+def test_cutting_into_micro_batches_changes_nothing(
+    teacher: str, student_folder: Path, workplace: Path
+) -> None:
+    after = []
+    for tokens in (100_000, 200):
+        run_dir = workplace / f"cut-{tokens}"
+        recipe = make_recipe(
+            run_dir,
+            student_folder,
+            steps=1,
+            scoring={"address": teacher},
+            batch={"micro_batch_tokens": tokens},
+            optimizer={"lr": 1e-3, "eps": 1.0},  # AdamW would blow up differences in tiny gradients
+        )
+        with Trainer(recipe) as trainer:
+            trainer.run()
+        after.append(parameters_of(run_dir, 1))
+    for name, value in after[0].items():
+        torch.testing.assert_close(value, after[1][name], rtol=0, atol=1e-7)
+
+
+def test_grpo_needs_no_teacher(student_folder: Path, workplace: Path) -> None:
+    recipe = make_recipe(
+        workplace / "grpo",
+        student_folder,
+        method={"kind": "grpo"},
+        scoring={"address": "unix:///nowhere"},
+        batch={"updates_per_step": 2},
+    )
+    with Trainer(recipe) as trainer:
+        summary = trainer.run()
+    assert (summary["method"], summary["groups_scored"]) == ("grpo", 0)
+
+
+def test_bfloat16_trains_float32_weights(student_folder: Path, workplace: Path) -> None:
+    recipe = make_recipe(
+        workplace / "bfloat16",
+        student_folder,
+        student={"model": student_folder, "device": "cpu", "dtype": "bfloat16"},
+        method={"kind": "grpo"},
+    )
+    with Trainer(recipe) as trainer:
+        trainer.run()
+    saved = parameters_of(workplace / "bfloat16", 4)
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert not same(saved, load_file(student_folder / "model.safetensors"))
+
+
+def test_groups_that_never_mix_end_the_run(student_folder: Path, workplace: Path) -> None:
+    recipe = make_recipe(
+        workplace / "unmixed",
+        student_folder,
+        method={"kind": "grpo"},
+        rollouts={"prompts_per_step": 1, "group_size": 2, "max_new_tokens": 1},
+        stop_after_unmixed_steps=2,
+    )
+    with Trainer(recipe) as trainer, pytest.raises(InputError, match=r"last 2 steps .* easier"):
+        trainer.run()
+
+
+def test_another_tokenizer_is_refused(
+    teacher: str, workplace: Path, tmp_path: Path, student_folder: Path
+) -> None:
+    other = tmp_path / "other"
+    write_tiny_llama(other)
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    recipe = make_recipe(workplace / "mismatch", other, scoring={"address": teacher})
+    with pytest.raises(CounterhintError) as caught:
+        Trainer(recipe)
+    assert caught.value.reason == "TOKENIZER_MISMATCH"
+    assert not (workplace / "mismatch" / "metrics.jsonl").exists()
+
+
+def test_an_absent_teacher_is_named(student_folder: Path, workplace: Path) -> None:
+    scoring = {"address": "unix:///nowhere", "connect_timeout": 0.5}
+    with pytest.raises(CounterhintError) as caught:
+        Trainer(make_recipe(workplace / "absent", student_folder, scoring=scoring))
+    assert caught.value.reason == "UNAVAILABLE"
