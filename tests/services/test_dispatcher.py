@@ -1,0 +1,266 @@
+"""The dispatcher between a queue and teachers that come, go and misbehave."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterhint.errors import CounterhintError, failure_from_message
+from counterhint.jobs import TeacherInfo
+from counterhint.messages import job_to_message, result_from_message
+from counterhint.v1 import scoring_pb2
+from services.dispatcher import Dispatcher, common_limits
+from services.queue.base import JobQueue, JobState, Outcome, QueuedJob, QueueSettings
+from services.queue.memory import MemoryQueue
+from services.teacher_link import LinkSettings
+from tests.services.scripted_teacher import (
+    ScriptedTeacher,
+    expected_scores,
+    make_job,
+    serving,
+)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"unix://{tmp_path}/teacher.sock"
+
+
+@asynccontextmanager
+async def dispatching(
+    queue: JobQueue, teachers: Sequence[str], settings: LinkSettings | None = None
+) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(queue, teachers, settings)
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        dispatcher.stop()
+        await task
+
+
+async def submit(queue: JobQueue, *job_ids: str, tokens: int = 4, timeout: float = 60.0) -> None:
+    for job_id in job_ids:
+        job = make_job(job_id, tokens)
+        payload = job_to_message(job).SerializeToString()
+        await queue.enqueue(
+            QueuedJob(job.id, job.run_id, job.tokens_computed, payload, timeout=timeout)
+        )
+
+
+async def ended(queue: JobQueue, job_id: str) -> Outcome:
+    outcome = await queue.wait_outcome(job_id, timeout=20.0)
+    assert outcome is not None
+    return outcome
+
+
+def error_of(outcome: Outcome) -> CounterhintError:
+    return failure_from_message(scoring_pb2.Failure.FromString(outcome.body))
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Returns when the condition holds; the bound only keeps a broken test from hanging."""
+    for _ in range(2000):
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the condition did not come true")
+
+
+async def all_queued(queue: JobQueue, *job_ids: str) -> bool:
+    return all([(await queue.job(job_id)).state is JobState.QUEUED for job_id in job_ids])
+
+
+async def is_connected(queue: JobQueue) -> bool:
+    return await queue.teacher() is not None
+
+
+def test_jobs_reach_the_teacher_and_its_bytes_the_queue(address: str) -> None:
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+            dispatching(queue, [address]),
+        ):
+            names = [f"job {number}" for number in range(40)]
+            await submit(queue, *names)
+            for name in names:
+                outcome = await ended(queue, name)
+                message = scoring_pb2.ScoreResponse.FromString(outcome.body)
+                result = result_from_message(message, make_job(name))
+                np.testing.assert_array_equal(
+                    result.scores.sampled, expected_scores(make_job(name))
+                )
+            assert teacher.received == names
+            await until(lambda: is_connected(queue))
+            assert await queue.teacher() == teacher.info
+
+    asyncio.run(run())
+
+
+def test_a_teacher_never_holds_more_than_its_bounds(address: str) -> None:
+    async def run() -> None:
+        async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
+            teacher.open.clear()
+            async with dispatching(queue, [address], LinkSettings(max_tokens=20)):
+                await submit(queue, *"abcdef", tokens=8)  # cost 10: two fill the bound
+                await until(lambda: teacher.under_way == 2)
+                await asyncio.sleep(0.2)
+                teacher.open.set()
+                for name in "abcdef":
+                    assert (await ended(queue, name)).state is JobState.DONE
+            assert teacher.most_under_way == 2
+
+    asyncio.run(run())
+
+
+def test_a_busy_teacher_is_left_alone_for_a_while_and_nothing_is_counted(address: str) -> None:
+    async def run() -> None:
+        async with (
+            MemoryQueue(QueueSettings(max_attempts=1)) as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+            dispatching(queue, [address]),
+        ):
+            await submit(queue, "busy a", "b")
+            assert (await ended(queue, "busy a")).state is JobState.DONE
+            assert (await ended(queue, "b")).state is JobState.DONE
+            assert teacher.received.count("busy a") == 2
+            assert (await queue.job("busy a")).failures == 0
+
+    asyncio.run(run())
+
+
+def test_engine_failures_are_tried_three_times_but_not_a_number_is_final(address: str) -> None:
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+            dispatching(queue, [address]),
+        ):
+            await submit(queue, "broken a", "nan b", "c")
+            dead = error_of(await ended(queue, "broken a"))
+            assert (dead.reason, dead.details["last_reason"]) == ("DEAD_LETTER", "ENGINE_FAILED")
+            assert error_of(await ended(queue, "nan b")).reason == "NOT_FINITE"
+            assert (await ended(queue, "c")).state is JobState.DONE
+            assert teacher.received.count("broken a") == 3
+            assert teacher.received.count("nan b") == 1
+
+    asyncio.run(run())
+
+
+def test_a_lost_teacher_s_jobs_go_back_and_finish_when_it_returns(address: str) -> None:
+    async def run() -> None:
+        async with MemoryQueue() as queue, dispatching(queue, [address]):
+            await submit(queue, *"abc")
+            async with serving(ScriptedTeacher(), address) as first:
+                first.open.clear()
+                await until(lambda: first.under_way == 3)
+            await until(lambda: all_queued(queue, *"abc"))
+            assert [(await queue.job(name)).failures for name in "abc"] == [1, 1, 1]
+            async with serving(ScriptedTeacher(), address) as second:
+                for name in "abc":
+                    assert (await ended(queue, name)).state is JobState.DONE
+            assert second.most_under_way == 1  # what failed before travels alone
+
+    asyncio.run(run())
+
+
+def test_without_a_teacher_nothing_is_claimed(address: str) -> None:
+    async def run() -> None:
+        async with MemoryQueue() as queue, dispatching(queue, [address]):
+            await submit(queue, "a")
+            await asyncio.sleep(0.3)
+            assert (await queue.job("a")).attempt == 0
+            assert await queue.teacher() is None
+
+    asyncio.run(run())
+
+
+def test_an_expired_job_costs_no_compute(address: str) -> None:
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+        ):
+            await submit(queue, "late", timeout=0.0)
+            await submit(queue, "in time")
+            async with dispatching(queue, [address]):
+                assert error_of(await ended(queue, "late")).reason == "DEADLINE_EXCEEDED"
+                assert (await ended(queue, "in time")).state is JobState.DONE
+            assert teacher.received == ["in time"]
+
+    asyncio.run(run())
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_and_the_others_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, other = f"unix://{tmp_path}/good.sock", f"unix://{tmp_path}/other.sock"
+
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), good),
+            dispatching(queue, [good, other]),
+        ):
+            await until(lambda: is_connected(queue))
+            async with serving(ScriptedTeacher(fingerprint="0" * 64), other) as stranger:
+                await until(lambda: "tokenizer" in caplog.text)
+                await submit(queue, *"abc")
+                for name in "abc":
+                    assert (await ended(queue, name)).state is JobState.DONE
+                assert stranger.received == []
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    assert "0" * 64 in caplog.text
+
+
+def test_two_teachers_share_the_work(tmp_path: Path) -> None:
+    addresses = [f"unix://{tmp_path}/{name}.sock" for name in ("one", "two")]
+
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), addresses[0]) as one,
+            serving(ScriptedTeacher(), addresses[1]) as two,
+        ):
+            one.open.clear()
+            two.open.clear()
+            await submit(queue, *"abcd")
+            async with dispatching(queue, addresses, LinkSettings(max_jobs=2)):
+                await until(lambda: one.under_way == two.under_way == 2)
+                one.open.set()
+                two.open.set()
+                for name in "abcd":
+                    assert (await ended(queue, name)).state is JobState.DONE
+
+    asyncio.run(run())
+
+
+def test_stopping_finishes_what_can_be_finished_and_releases_the_rest(address: str) -> None:
+    async def run() -> None:
+        async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
+            teacher.open.clear()
+            await submit(queue, "a", "hang b", "c")
+            async with dispatching(queue, [address], LinkSettings(max_jobs=2, drain_seconds=1.0)):
+                await until(lambda: teacher.under_way == 2)
+                asyncio.get_running_loop().call_later(0.2, teacher.open.set)
+            assert (await queue.job("a")).state is JobState.DONE
+            for name in ("hang b", "c"):
+                record = await queue.job(name)
+                assert (record.state, record.failures) == (JobState.QUEUED, 0)
+
+    asyncio.run(run())
+
+
+def test_common_limits_are_those_that_every_teacher_keeps() -> None:
+    large = TeacherInfo("model", "r0", "f" * 64, 64, 4096, 8, "script", "1", 8192)
+    long_only, small_only = replace(large, max_top_k=2), replace(large, max_model_len=100)
+    assert common_limits([long_only, small_only]) == replace(large, max_top_k=2, max_model_len=100)

@@ -1,0 +1,254 @@
+"""The intake: what it refuses before the queue, and how calls and jobs belong together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from counterhint.channel import open_channel
+from counterhint.client import AsyncScoringClient
+from counterhint.errors import (
+    DeadlinePassed,
+    InvalidJob,
+    JobCancelled,
+    JobConflict,
+    Overloaded,
+    TokenizerMismatch,
+    Unavailable,
+)
+from counterhint.jobs import ScoringJob
+from counterhint.v1 import scoring_pb2
+from services.queue.base import Claim, JobQueue, QueueSettings
+from services.queue.memory import MemoryQueue
+from services.server import serve_intake
+from tests.services.scripted_teacher import ScriptedTeacher, expected_scores, make_job
+
+Test = Callable[[JobQueue, AsyncScoringClient], Awaitable[None]]
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"unix://{tmp_path}/intake.sock"
+
+
+def with_intake(
+    address: str, test: Test, settings: QueueSettings | None = None, *, teacher: bool = True
+) -> None:
+    """Runs a test against an intake whose queue no dispatcher reads."""
+
+    async def run() -> None:
+        async with MemoryQueue(settings) as queue:
+            if teacher:
+                await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+            async with (
+                serve_intake(queue, address),
+                AsyncScoringClient(address, timeout=20.0) as client,
+            ):
+                await test(queue, client)
+
+    asyncio.run(run())
+
+
+async def next_claim(queue: JobQueue) -> Claim:
+    claim = await queue.claim("worker", timeout=10.0)
+    assert claim is not None
+    return claim
+
+
+async def answer(queue: JobQueue, claim: Claim) -> None:
+    """Scores a claim as a teacher would."""
+    request = scoring_pb2.ScoreRequest.FromString(claim.payload)
+    response = await ScriptedTeacher()._score(request)
+    assert await queue.complete(claim, response.SerializeToString())
+
+
+def test_a_job_is_queued_with_its_cost_and_comes_back_with_its_wait(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        job = replace(make_job("a", tokens=7), priority=3)
+        call = asyncio.create_task(client.score(job, timeout=15.0))
+        await asyncio.sleep(0.1)
+        claim = await next_claim(queue)
+        assert (claim.run_id, claim.cost) == ("run", 9)
+        assert 10.0 < claim.timeout <= 15.0
+        assert (await queue.job("a")).priority == 3
+        await answer(queue, claim)
+        result = await call
+        np.testing.assert_array_equal(result.scores.sampled, expected_scores(job))
+        assert result.cost.wait_seconds == pytest.approx(0.25 + claim.wait_seconds)
+
+    with_intake(address, test)
+
+
+def test_without_a_teacher_it_says_so_and_is_not_ready(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        with pytest.raises(Unavailable) as refusal:
+            await client.get_teacher(timeout=0.3)
+        assert refusal.value.reason == "NO_TEACHER"
+        assert refusal.value.retry_after > 0
+        async with open_channel(address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            states = health_pb2.HealthCheckResponse
+            assert (await watch.read()).status == states.NOT_SERVING
+            await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+            assert (await watch.read()).status == states.SERVING
+        assert await client.get_teacher() == ScriptedTeacher().info
+
+    with_intake(address, test, teacher=False)
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "reason"),
+    [
+        (make_job("a", tokens=4095), InvalidJob, "PAIR_TOO_LONG"),
+        (make_job("a", fingerprint="0" * 64), TokenizerMismatch, "TOKENIZER_MISMATCH"),
+        (make_job(""), InvalidJob, "NO_ID"),
+        (
+            replace(make_job("a"), contexts=(np.array([64], dtype=np.int32),)),
+            InvalidJob,
+            "TOKEN_ID_OUT_OF_RANGE",
+        ),
+    ],
+)
+def test_what_no_teacher_can_score_never_reaches_the_queue(
+    address: str, job: ScoringJob, error: type[Exception], reason: str
+) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        with pytest.raises(error) as refusal:
+            await client.score(job)
+        assert refusal.value.reason == reason
+        assert await queue.stats() == []
+
+    with_intake(address, test)
+
+
+def test_a_full_queue_asks_to_come_back_later(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        first = asyncio.create_task(client.score(make_job("a")))
+        claim = await next_claim(queue)
+        with pytest.raises(Overloaded) as refusal:
+            await client.score(make_job("b"), timeout=0.3)
+        assert (refusal.value.reason, refusal.value.retry_after) == ("QUEUE_FULL", 0.2)
+        second = asyncio.create_task(client.score(make_job("b")))
+        await answer(queue, claim)
+        await first
+        await answer(queue, await next_claim(queue))
+        assert (await second).job_id == "b"
+
+    with_intake(address, test, QueueSettings(max_jobs=1, retry_after=0.2))
+
+
+def test_calls_for_the_same_job_share_its_result(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        calls = [asyncio.create_task(client.score(make_job("a"))) for _ in range(3)]
+        await answer(queue, await next_claim(queue))
+        results = [await call for call in calls]
+        later = await client.score(make_job("a"))
+        for result in (*results, later):
+            np.testing.assert_array_equal(result.scores.sampled, expected_scores(make_job("a")))
+        assert (await queue.stats())[0].done == 1
+        with pytest.raises(JobConflict):
+            await client.score(make_job("a", tokens=5))
+
+    with_intake(address, test)
+
+
+def test_the_job_of_a_client_that_went_away_is_kept(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        call = asyncio.create_task(client.score(make_job("a")))
+        claim = await next_claim(queue)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        await answer(queue, claim)
+        assert (await client.score(make_job("a"))).job_id == "a"
+
+    with_intake(address, test)
+
+
+def test_a_job_whose_time_is_over_is_not_computed(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        with pytest.raises(DeadlinePassed):
+            await client.score(make_job("a"), timeout=0.2)
+        assert await queue.claim("worker", timeout=0.2) is None
+
+    with_intake(address, test)
+
+
+def test_failures_and_cancellations_arrive_as_typed_errors(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        call = asyncio.create_task(client.score(make_job("a")))
+        claim = await next_claim(queue)
+        await queue.fail(claim, InvalidJob("no", reason="SOMETHING"), retryable=False)
+        with pytest.raises(InvalidJob) as failure:
+            await call
+        assert failure.value.reason == "SOMETHING"
+        call = asyncio.create_task(client.score(make_job("b")))
+        await queue.cancel((await next_claim(queue)).id)
+        with pytest.raises(JobCancelled):
+            await call
+
+    with_intake(address, test)
+
+
+def test_a_stream_answers_each_job_by_its_id_as_it_finishes(address: str) -> None:
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        async def jobs() -> AsyncIterator[ScoringJob]:
+            for job in (make_job("a"), make_job("bad", tokens=4095), make_job("b")):
+                yield job
+
+        async def work() -> None:
+            claims = [await next_claim(queue), await next_claim(queue)]
+            for claim in reversed(claims):
+                await answer(queue, claim)
+                await asyncio.sleep(0.1)
+
+        worker = asyncio.create_task(work())
+        outcomes = [outcome async for outcome in client.score_stream(jobs())]
+        await worker
+        assert [job_id for job_id, _ in outcomes] == ["bad", "b", "a"]
+        assert isinstance(outcomes[0][1], InvalidJob)
+
+    with_intake(address, test)
+
+
+def test_an_intake_that_shuts_down_sends_its_clients_to_the_next(address: str) -> None:
+    async def run() -> None:
+        async with MemoryQueue() as queue, AsyncScoringClient(address) as client:
+            await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+            async with serve_intake(queue, address):
+                call = asyncio.create_task(client.score(make_job("a")))
+                claim = await next_claim(queue)
+            async with serve_intake(queue, address):
+                await answer(queue, claim)
+                assert (await call).job_id == "a"
+
+    asyncio.run(run())
+
+
+def test_reflection_names_the_service(address: str) -> None:
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        async with open_channel(address) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            question = reflection_pb2.ServerReflectionRequest(list_services="")
+            stream = stub.ServerReflectionInfo(iter([question]))
+            services = (await stream.read()).list_services_response.service
+        assert "counterhint.v1.ScoringService" in {service.name for service in services}
+
+    with_intake(address, test)
+
+
+def test_a_second_intake_on_the_address_is_refused(address: str) -> None:
+    from counterhint.errors import InputError
+
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        with pytest.raises(InputError, match="listens there already"):
+            async with serve_intake(queue, address):
+                pass
+
+    with_intake(address, test)
