@@ -1,4 +1,4 @@
-"""Last-digit arithmetic chains: `7 (1) + 5 (2) * 3 (3) - 8 .`, worked from left to right modulo 10.
+"""Last-digit arithmetic chains: `7 (1) +5 (2) *3 (3) -8 .`, worked from left to right modulo 10.
 
 Short enough for a model of 100,000 parameters, yet a solution holds both wording (how a step is
 introduced) and working (the digits that must be right). The response ends in `answer` and a digit.
@@ -53,11 +53,8 @@ def apply(operator: str, left: int, right: int) -> int:
 
 def parse_chain(text: str) -> tuple[int, list[tuple[str, int]]]:
     """Read a problem text back into its start digit and its (operator, operand) pairs."""
-    words = text.split(" ")
-    operators, operands = words[2::3], words[3::3]
-    return int(words[0]), [
-        (op, int(operand)) for op, operand in zip(operators, operands, strict=True)
-    ]
+    start, *operations = text.split(" ")[:-1:2]
+    return int(start), [(operation[0], int(operation[1:])) for operation in operations]
 
 
 class ChainTask(Task):
@@ -108,7 +105,7 @@ class ChainTask(Task):
         for place in range(1, self.config.operations + 1):
             number, fact = divmod(number, _FACTS)
             operator, operand = divmod(fact, 10)
-            operations.append(f" ({place}) {OPERATORS[operator]} {operand}")
+            operations.append(f" ({place}) {OPERATORS[operator]}{operand}")
         return f"{start}{''.join(operations)} ."
 
 

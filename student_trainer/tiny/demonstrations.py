@@ -61,7 +61,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a solution: `so 7 (1) + 5 = 2 .`, perhaps with `wait check : 2 .` after it.
+    """One step of a solution: `so 7 (1) +5 = 2 .`, perhaps with `wait check : 2 .` after it.
 
     The middle repeats the problem's words, so that copying it is easily learnt.
     """
@@ -97,8 +97,9 @@ class Solution:
         """The solution's words, one a token (without the end token), and what each of them is."""
         tokens: list[tuple[str, Role]] = []
         for number, step in enumerate(self.steps, start=1):
-            opening = (step.filler, str(step.left), f"({number})", step.operator, str(step.operand))
-            tokens += [(word, Role.WRITING) for word in (*opening, "=")]
+            operation = f"{step.operator}{step.operand}"
+            opening = (step.filler, str(step.left), f"({number})", operation, "=")
+            tokens += [(word, Role.WRITING) for word in opening]
             tokens.append((str(step.value), Role.FORCED if step.forced else Role.VALUE))
             tokens.append((".", Role.WRITING))
             if step.check is not None:

@@ -18,9 +18,9 @@ from student_trainer.tiny.batches import prompt_ids
 from student_trainer.tiny.config import GateConfig
 from student_trainer.tiny.demonstrations import Demonstration, Demonstrator, draw_hint
 
-_LONGEST_STEP = 13  # tokens, with a check
-_STEP_VALUE = 6  # place of a step's value among its tokens
-_FORCED_STEP = 8  # tokens of a step without a check
+_LONGEST_STEP = 12  # tokens, with a check
+_STEP_VALUE = 5  # place of a step's value among its tokens
+_FORCED_STEP = 7  # tokens of a step without a check
 
 
 class WarmupGateError(InputError):

@@ -32,7 +32,7 @@ def test_arithmetic_keeps_the_last_digit() -> None:
 )
 def test_text_is_read_back(start: int, operations: list[tuple[str, int]]) -> None:
     body = "".join(
-        f" ({place}) {operator} {operand}"
+        f" ({place}) {operator}{operand}"
         for place, (operator, operand) in enumerate(operations, start=1)
     )
     assert parse_chain(f"{start}{body} .") == (start, operations)
@@ -43,7 +43,7 @@ def test_a_known_problem() -> None:
     problem = next(
         problem
         for problem in map(task.train_problem, itertools.count())
-        if problem.text.startswith("7 (1) * 8")
+        if problem.text.startswith("7 (1) *8")
     )
     _, operations = parse_chain(problem.text)
     operator, operand = operations[1]
@@ -90,7 +90,7 @@ def test_too_many_heldout_problems_are_refused() -> None:
 def test_the_last_answer_counts(answer: int, wrong: int, seed: int) -> None:
     task = ChainTaskConfig(seed=seed).build()
     problem = task.train_problem(0)
-    verdict = task.verify(problem, f"(1) so 1 + 1 = 2 . answer {wrong} . answer {answer}")
+    verdict = task.verify(problem, f"so 1 (1) +1 = 2 . answer {wrong} . answer {answer}")
     assert verdict.answer == str(answer)
     assert verdict.correct == (str(answer) == problem.answer)
 
