@@ -64,9 +64,7 @@ class Method(ABC):
         """Tokens of each path of the loss in these targets; scalars."""
 
     @abstractmethod
-    def loss(
-        self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]
-    ) -> LossPiece:
+    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
         """The loss of one piece.
 
         Args:

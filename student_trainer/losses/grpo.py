@@ -49,9 +49,7 @@ class Grpo(Method):
         """All response tokens are one path."""
         return {"tokens": targets.mask.sum()}
 
-    def loss(
-        self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]
-    ) -> LossPiece:
+    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
         """Token mean of the dual-clipped surrogate."""
         ratio = importance_ratio(log_probs, targets)
         surrogate = clipped_surrogate(ratio, targets.advantages, self.config.epsilon)

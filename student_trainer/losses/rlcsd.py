@@ -124,9 +124,7 @@ class Rlcsd(Method):
         tokens = targets.mask.sum()
         return {"tokens": tokens, "selected": selected, "other": tokens - selected}
 
-    def loss(
-        self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]
-    ) -> LossPiece:
+    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
         """Mean over other tokens with A, plus η times the mean over selected tokens with A + r."""
         modulation = self.modulate(targets)
         ratio = importance_ratio(log_probs, targets)
