@@ -66,9 +66,9 @@ class TransformersEngine(Engine):
 
     def __init__(self, options: TransformersOptions) -> None:
         self._options = options
-        self._model = load_model(options.model, options.device, options.dtype)
-        self._own = GroupScorer(self._model, options.max_batch_tokens)
-        self.info = _describe(options, self._model)
+        self.model = load_model(options.model, options.device, options.dtype)
+        self._own = GroupScorer(self.model, options.max_batch_tokens)
+        self.info = _describe(options, self.model)
         _check_against_plain_forward(self._own, self.info)
         self._named = LoadedWeights(options.max_loaded_weights, self._read_named, self._build_named)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
@@ -102,13 +102,13 @@ class TransformersEngine(Engine):
 
     def _read_named(self, weights: Weights) -> dict[str, torch.Tensor]:
         tensors = read_weights(weights, self._options.weights_roots)
-        return fit_to_model(tensors, self._model, weights)
+        return fit_to_model(tensors, self.model, weights)
 
     def _build_named(self, state: dict[str, torch.Tensor]) -> GroupScorer:
         # A copy of the modules around the same parameters, which the loaded ones then replace.
-        shared = {id(parameter): parameter for parameter in self._model.parameters()}
-        model = copy.deepcopy(self._model, shared)
-        device = self._model.device
+        shared = {id(parameter): parameter for parameter in self.model.parameters()}
+        model = copy.deepcopy(self.model, shared)
+        device = self.model.device
         model.load_state_dict({name: t.to(device) for name, t in state.items()}, assign=True)
         return GroupScorer(model.requires_grad_(False), self._options.max_batch_tokens)
 

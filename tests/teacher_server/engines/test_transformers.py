@@ -1,0 +1,198 @@
+import asyncio
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from transformers import Gemma2Config
+
+from counterhint import ScoringJob, Weights
+from counterhint.errors import InputError, JobCancelled, WeightsUnavailable
+from teacher_server.engines import transformers as module
+from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+from tests.teacher_server.jobs import SMALL, plain_log_probs, random_job, tokens_of_pairs
+from tests.tiny_models import write_model, write_tiny_llama, write_tokenizer
+
+
+def make(folder: Path, **options: object) -> TransformersEngine:
+    return TransformersEngine(TransformersOptions(folder, device="cpu", **options))  # type: ignore[arg-type]
+
+
+def expected(model: torch.nn.Module, job: ScoringJob) -> np.ndarray:
+    tokens = tokens_of_pairs(job)
+    return plain_log_probs(model, job)[np.arange(len(tokens)), tokens]
+
+
+def test_a_teacher_is_described_by_its_folder(engine, model_folder):
+    info = engine.info
+    assert (info.model_id, info.engine) == ("tiny", "transformers")
+    assert (info.vocab_size, info.max_model_len, info.max_top_k) == (64, 256, 64)
+    assert len(info.tokenizer_fingerprint) == 64
+    assert info.weights_revision == make(model_folder, model_id="other").info.weights_revision
+    named = make(model_folder, model_id="other", max_model_len=99).info
+    assert (named.model_id, named.max_model_len) == ("other", 99)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_outside(tmp_path):
+    write_tiny_llama(tmp_path, vocab_size=80)
+    write_tokenizer(tmp_path, vocab_size=70)
+    assert make(tmp_path).info.vocab_size == 70
+
+
+def test_named_weights_of_two_revisions_take_turns(engine, tmp_path):
+    jobs, models = [], []
+    for seed in (1, 2):
+        model = write_tiny_llama(tmp_path / str(seed), seed=seed)
+        file = tmp_path / f"{seed}.safetensors"
+        save_model(model, str(file))
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        weights = Weights("run", f"step-{seed}", file.as_uri(), digest)
+        jobs.append(random_job(**SMALL, weights=weights))
+        models.append(model)
+    jobs.append(random_job(**SMALL))
+    models.append(engine.model)
+
+    async def score_by_turns() -> None:
+        for _ in range(2):
+            for job, model in zip(jobs, models, strict=True):
+                scored = await engine.score(job)
+                np.testing.assert_allclose(scored.scores.sampled, expected(model, job), atol=1e-4)
+                revision = job.weights.revision if job.weights else engine.info.weights_revision
+                assert scored.weights_revision == revision
+
+    asyncio.run(score_by_turns())
+
+
+def test_weights_that_do_not_fit_leave_the_engine_as_it_was(engine, tmp_path):
+    file = tmp_path / "half.safetensors"
+    save_file({"model.norm.weight": torch.ones(32)}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    job = random_job(**SMALL)
+
+    async def score() -> None:
+        with pytest.raises(WeightsUnavailable):
+            await engine.score(replace(job, weights=Weights("run", "1", file.as_uri(), digest)))
+        scored = await engine.score(job)
+        np.testing.assert_allclose(scored.scores.sampled, expected(engine.model, job), atol=1e-4)
+
+    asyncio.run(score())
+
+
+def test_a_cancelled_job_ends_before_its_next_batch(model_folder):
+    engine = make(model_folder, max_batch_tokens=1)
+    passes: list[asyncio.Event] = []
+    job = random_job([9] * 50, [9], [(context, 0) for context in range(50)])
+
+    async def score() -> None:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def count(*_: object) -> None:
+            passes.append(begun)
+            loop.call_soon_threadsafe(begun.set)
+
+        handle = engine.model.base_model.register_forward_hook(count)
+        task = asyncio.create_task(engine.score(job))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        handle.remove()
+        await engine.close()
+        assert task.cancelled()
+
+    asyncio.run(score())
+    assert 0 < len(passes) < 100
+
+
+def test_a_job_cancelled_before_its_turn_is_not_begun(engine):
+    cancelled = module.threading.Event()
+    cancelled.set()
+    with pytest.raises(JobCancelled):
+        engine._score(random_job(**SMALL), cancelled)
+
+
+def test_bfloat16_stays_close_and_returns_float32(model_folder, engine):
+    job = random_job(**SMALL)
+    scores = asyncio.run(make(model_folder, dtype="bfloat16").score(job)).scores
+    assert scores.sampled is not None
+    assert scores.sampled.dtype == np.float32
+    np.testing.assert_allclose(scores.sampled, expected(engine.model, job), atol=0.5)
+
+
+def test_a_model_with_soft_caps_and_windows_loads(tmp_path):
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        max_position_embeddings=256,
+        initializer_range=0.25,
+    )
+    model = write_model(tmp_path, config)
+    write_tokenizer(tmp_path)
+    engine = make(tmp_path)
+    job = random_job(**SMALL)
+    scored = asyncio.run(engine.score(job))
+    model.set_attn_implementation("eager")
+    np.testing.assert_allclose(scored.scores.sampled, expected(model, job), atol=1e-4)
+
+
+def test_a_model_with_unknown_parts_behind_its_head_is_refused(model_folder, monkeypatch):
+    honest = module.load_model
+
+    def with_unknown_part(*arguments):
+        model = honest(*arguments)
+        model.lm_head.register_forward_hook(lambda _module, _inputs, logits: logits * 1.5)
+        return model
+
+    monkeypatch.setattr(module, "load_model", with_unknown_part)
+    with pytest.raises(InputError, match="LlamaForCausalLM.*differs from a plain forward pass"):
+        make(model_folder)
+
+
+def without(folder: Path, copy: Path, *patterns: str) -> Path:
+    shutil.copytree(folder, copy)
+    for pattern in patterns:
+        for path in copy.glob(pattern):
+            path.unlink()
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("config.json", "is no model folder"),
+        ("*.safetensors", "is no model folder"),
+        ("tokenizer*", "tokenizer"),
+    ],
+)
+def test_an_incomplete_folder_is_named_with_the_remedy(model_folder, tmp_path, missing, message):
+    folder = without(model_folder, tmp_path / "copy", missing)
+    with pytest.raises(InputError, match=message) as refused:
+        make(folder)
+    assert str(folder) in str(refused.value)
+
+
+def test_a_folder_that_lacks_tensors_is_refused(model_folder, tmp_path):
+    folder = without(model_folder, tmp_path / "copy")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 tensors .* model\.norm\.weight"):
+        make(folder)
+
+
+def test_an_unknown_kind_of_model_is_refused(model_folder, tmp_path):
+    folder = without(model_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        make(folder)

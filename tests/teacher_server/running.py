@@ -1,0 +1,107 @@
+"""A real teacher server in this process, and engines that tests can hold or break."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from counterhint.jobs import ScoringJob
+from teacher_server.engines.base import Engine, Scored
+from teacher_server.server import ServerOptions, serve
+
+
+@dataclass
+class RunningTeacher:
+    """A teacher that serves on a unix socket."""
+
+    address: str
+    ended: "asyncio.Task[None]"
+
+    def terminate(self) -> None:
+        """Sends SIGTERM, as a container's supervisor does."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@asynccontextmanager
+async def running_teacher(engine: Engine, **options: Any) -> AsyncIterator[RunningTeacher]:
+    """Serves until the block ends, then terminates the server if it has not ended yet."""
+    with tempfile.TemporaryDirectory(prefix="teacher") as folder:
+        address = f"unix://{folder}/t.sock"
+        ready = asyncio.Event()
+        options = {"drain_seconds": 0.2} | options
+        serving = asyncio.create_task(
+            serve(ServerOptions(address, **options), lambda: engine, lambda _: ready.set())
+        )
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if serving.done():
+            serving.result()
+        teacher = RunningTeacher(address, serving)
+        try:
+            yield teacher
+        finally:
+            if not serving.done():
+                teacher.terminate()
+            with suppress(asyncio.CancelledError):
+                await serving
+
+
+class HeldEngine(Engine):
+    """Holds jobs back until `release` is set; then another engine scores them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.info = engine.info
+        self.started: list[str] = []
+        """Ids of the jobs that arrived, in order."""
+        self.cancelled: list[str] = []
+        """Ids of the jobs that were cancelled while they were held."""
+        self.release = asyncio.Event()
+
+    async def score(self, job: ScoringJob) -> Scored:
+        if job.id == "ready":
+            return await self._engine.score(job)
+        self.started.append(job.id)
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(job.id)
+            raise
+        return await self._engine.score(job)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+class BrokenEngine(Engine):
+    """Scores as another engine does, but breaks on jobs whose id says how."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.info = engine.info
+
+    async def score(self, job: ScoringJob) -> Scored:
+        if job.id == "crash":
+            raise RuntimeError("a kernel failed")
+        scored = await self._engine.score(job)
+        if job.id == "nan" and scored.scores.sampled is not None:
+            sampled = scored.scores.sampled.copy()
+            sampled[2] = np.nan
+            return replace(scored, scores=replace(scored.scores, sampled=sampled))
+        return scored
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+async def until(condition: Any) -> None:
+    """Waits for a condition; a broken test ends by pytest's time-out."""
+    while not condition():
+        await asyncio.sleep(0.005)
