@@ -68,16 +68,18 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     try:
         command_line = importlib.import_module("counterhint.command_line")
         command = getattr(importlib.import_module(module), attribute)
+        # Parts import their heavy libraries only when a command runs.
+        exit_code: int = command_line.run_command(command, f"counterhint {name}", arguments)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in _OURS:
+        library = (error.name or "").partition(".")[0]
+        if library in _OURS:
             raise
         print(
-            f"counterhint {name}: {error.name} is not installed; "
+            f"counterhint {name}: {library} is not installed; "
             f"pip install 'counterhint[{entry.extra}]'",
             file=sys.stderr,
         )
         return 2
-    exit_code: int = command_line.run_command(command, f"counterhint {name}", arguments)
     return exit_code
 
 

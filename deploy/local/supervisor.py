@@ -59,6 +59,8 @@ class _Running:
     log_offset: int
     """Where the output of this start begins in the log."""
     ready: bool = False
+    was_ready: bool = False
+    """Whether any start of it got ready: then what it was given can be used."""
     next_probe: float = 0.0
     failures: int = 0
     """Starts in a row that ended before the service was ready, or the one end after it was."""
@@ -171,6 +173,7 @@ class Supervisor:
         now = time.monotonic()
         if now >= running.next_probe:
             running.ready = running.service.is_ready()
+            running.was_ready |= running.ready
             running.next_probe = time.monotonic() + _PROBE_SECONDS
         if not running.ready and now - running.started > self._start_seconds:
             raise ServiceFailed(
@@ -181,7 +184,7 @@ class Supervisor:
     def _note_death(self, running: _Running, code: int) -> None:
         name = running.service.name
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        if code == EXIT_BAD_INPUT:
+        if code == EXIT_BAD_INPUT and not running.was_ready:
             raise InputError(f"{name} cannot run with what it was given{_log_end(running)}")
         running.failures = 1 if running.ready else running.failures + 1
         if running.failures > self._max_restarts:

@@ -106,6 +106,22 @@ def test_a_service_that_refuses_its_input_is_not_tried_again(tmp_path: Path) -> 
     assert told == []
 
 
+def test_what_could_once_be_used_is_tried_again_even_after_exit_code_2(tmp_path: Path) -> None:
+    code = (
+        "print(1, file=open('starts', 'a')); count = len(open('starts').read().split())\n"
+        "import time; time.sleep(3600 if count != 2 else 0); raise SystemExit(2)"
+    )
+    told: list[str] = []
+    service = python_service(tmp_path, code, lambda: len(starts(tmp_path)) in (1, 3))
+    with Supervisor(told.append) as supervisor:
+        supervisor.start(service)
+        supervisor.wait_until_ready()
+        supervisor._services[0].process.kill()
+        wait_until(lambda: (supervisor.watch(), len(told) == 2)[1])
+        supervisor.wait_until_ready()
+    assert "exit code 2" in told[1]
+
+
 def test_a_failure_shows_the_log_of_the_last_start_only(tmp_path: Path) -> None:
     (tmp_path / "worker.log").write_text("from an earlier life\n")
     service = python_service(tmp_path, "print('now'); raise SystemExit(2)")
