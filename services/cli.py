@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -162,7 +163,7 @@ class QueueCommand(Command):
         if self.json_:
             print(json.dumps([asdict(row) for row in rows], indent=2))
             return
-        table = Table(*(field.name for field in fields(kind)))
+        table = Table(*(field.name for field in fields(kind)), box=SIMPLE_HEAD, padding=0)
         for row in rows:
             table.add_row(*(str(value) for value in asdict(row).values()))
         Console().print(table)

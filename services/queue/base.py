@@ -71,7 +71,7 @@ class QueueSettings:
     """Unfinished jobs of one run."""
     max_run_bytes: int = 1 << 29
     """Payload bytes of one run's unfinished jobs."""
-    lease_seconds: float = 15.0
+    lease_seconds: float = 10.0
     """How long a claim lasts without a heartbeat."""
     max_attempts: int = 3
     """Deliveries that may end badly before the job is put aside as dead."""

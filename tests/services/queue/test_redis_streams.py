@@ -1,0 +1,137 @@
+"""The queue when its Redis is away, comes back, or is full."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from counterhint.errors import Overloaded, Unavailable
+from deploy.local.redis import LocalRedis
+from services.queue.base import JobState, QueuedJob, QueueSettings
+from services.queue.redis_streams import RedisQueue
+
+SETTINGS = QueueSettings(retry_after=0.1)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalRedis]:
+    server = LocalRedis(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+def job(job_id: str) -> QueuedJob:
+    return QueuedJob(job_id, "run", 10, b"payload of " + job_id.encode())
+
+
+def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -> None:
+    names = [f"job {number}" for number in range(20)]
+
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            for name in names:
+                await queue.enqueue(job(name))
+            claims = [await queue.claim("worker") for _ in range(3)]
+            clients = [asyncio.create_task(queue.wait_outcome(name, 30.0)) for name in names]
+            await asyncio.sleep(0.1)
+
+            server.kill()
+            await asyncio.sleep(0.1)
+            server.start()
+
+            while (claim := await queue.claim("worker")) is not None:
+                claims.append(claim)
+            assert [claim.id for claim in claims if claim] == names
+            assert not await queue.heartbeat([claim for claim in claims if claim])
+            for claim in claims:
+                assert claim is not None
+                assert claim.payload == b"payload of " + claim.id.encode()
+                assert await queue.complete(claim, claim.id.encode())
+            outcomes = [await client for client in clients]
+            assert [outcome and outcome.body.decode() for outcome in outcomes] == names
+
+    asyncio.run(run())
+
+
+def test_announcements_are_heard_again_after_a_crash(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            server.kill()
+            await asyncio.sleep(0.1)
+            server.start()
+            await queue.enqueue(job("first"))
+            await asyncio.sleep(1.0)  # the subscription is opened again meanwhile
+            queue.poll_seconds = 60.0
+            first = await queue.claim("worker")
+            waiting = asyncio.create_task(queue.wait_outcome("first", 30.0))
+            await asyncio.sleep(0.1)
+            assert first is not None
+            await queue.complete(first, b"response")
+            outcome = await waiting
+            assert outcome is not None
+            assert outcome.state is JobState.DONE
+
+    asyncio.run(run())
+
+
+def test_without_redis_calls_say_so_and_waiting_goes_on(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            await queue.enqueue(job("a"))
+            server.kill()
+            with pytest.raises(Unavailable) as refusal:
+                await queue.enqueue(job("b"))
+            assert (refusal.value.reason, refusal.value.retry_after) == ("QUEUE_UNREACHABLE", 0.1)
+            with pytest.raises(Unavailable):
+                await queue.claim("worker")
+            assert await queue.wait_outcome("a", timeout=0.3) is None
+
+    asyncio.run(run())
+
+
+def test_a_redis_that_is_not_there_is_noticed_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with RedisQueue(f"unix://{tmp_path}/none.sock"):
+            pass
+
+    with pytest.raises(Unavailable):
+        asyncio.run(run())
+
+
+def test_a_full_redis_refuses_jobs_but_takes_results(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            await queue.enqueue(job("a"))
+            with redis.Redis.from_url(server.url) as client:
+                client.config_set("maxmemory", 1)
+                with pytest.raises(Overloaded) as refusal:
+                    await queue.enqueue(job("b"))
+                assert refusal.value.reason == "QUEUE_OUT_OF_MEMORY"
+                claim = await queue.claim("worker")
+                assert claim is not None
+                assert await queue.complete(claim, b"response")
+                client.config_set("maxmemory", 0)
+            assert await queue.enqueue(job("b")) is JobState.QUEUED
+            assert await queue.enqueue(job("a")) is JobState.DONE
+
+    asyncio.run(run())
+
+
+def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
+    server: LocalRedis,
+) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            for number in range(5):
+                await queue.enqueue(job(f"{number}"))
+                claim = await queue.claim("worker")
+                assert claim is not None
+                await queue.complete(claim, b"response")
+
+    asyncio.run(run())
+    with redis.Redis.from_url(server.url) as client:
+        lasting = {key for key in client.scan_iter() if client.ttl(key) == -1}
+    assert lasting == {b"{counterhint}:runs", b"{counterhint}:total"}
