@@ -9,9 +9,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import grpc
 import numpy as np
 
+from counterhint.errors import CounterhintError, error_from_rpc
 from counterhint.jobs import ScoringJob
+from counterhint.messages import job_to_message
+from counterhint.v1 import scoring_pb2_grpc
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.server import ServerOptions, serve
 
@@ -56,9 +60,10 @@ async def running_teacher(engine: Engine, **options: Any) -> AsyncIterator[Runni
 class HeldEngine(Engine):
     """Holds jobs back until `release` is set; then another engine scores them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, concurrent_jobs: int = 1) -> None:
         self._engine = engine
         self.info = engine.info
+        self.concurrent_jobs = concurrent_jobs
         self.started: list[str] = []
         """Ids of the jobs that arrived, in order."""
         self.cancelled: list[str] = []
@@ -101,7 +106,16 @@ class BrokenEngine(Engine):
         await self._engine.close()
 
 
+async def refusal(stub: scoring_pb2_grpc.ScoringServiceStub, job: ScoringJob) -> CounterhintError:
+    """The typed error with which a call fails, without the client's further tries."""
+    try:
+        await stub.Score(job_to_message(job))
+    except grpc.aio.AioRpcError as error:
+        return error_from_rpc(error)
+    raise AssertionError(f"job {job.id} was scored")
+
+
 async def until(condition: Any) -> None:
     """Waits for a condition; a broken test ends by pytest's time-out."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - conditions of other processes and threads
         await asyncio.sleep(0.005)

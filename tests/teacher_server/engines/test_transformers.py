@@ -154,7 +154,7 @@ def test_a_model_with_unknown_parts_behind_its_head_is_refused(model_folder, mon
         return model
 
     monkeypatch.setattr(module, "load_model", with_unknown_part)
-    with pytest.raises(InputError, match="LlamaForCausalLM.*differs from a plain forward pass"):
+    with pytest.raises(InputError, match=r"LlamaForCausalLM.*differs from a plain forward pass"):
         make(model_folder)
 
 

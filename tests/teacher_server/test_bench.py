@@ -1,0 +1,30 @@
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from teacher_server.bench import group_job, score_naively
+from tests.teacher_server.jobs import plain_log_probs, random_job, tokens_of_pairs
+
+
+def test_the_default_group_is_the_one_of_the_papers_setting():
+    job = group_job(8, 4, 600, 200, 1000)
+    assert (job.tokens_naive, job.tokens_computed) == (32_000, 12_800)
+    assert len(np.unique(job.pairs, axis=0)) == 40
+    assert (job.pairs[:, 0] != job.pairs[:, 1]).all()
+
+
+def test_the_naive_way_gives_the_numbers_of_plain_forward_passes():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.25,
+    )
+    model = LlamaForCausalLM(config).eval()
+    job = random_job([4, 19], [1, 8, 13], [(1, 2), (0, 0), (0, 1), (1, 0)])
+    expected = plain_log_probs(model, job)[np.arange(23), tokens_of_pairs(job)]
+    for bound in (1, 40, 1000):
+        np.testing.assert_allclose(score_naively(model, job, bound), expected, atol=1e-4)
