@@ -1,20 +1,17 @@
 """The life of a teacher process: bind, load, become ready, serve, drain."""
 
 import asyncio
-import ipaddress
 import logging
-import os
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from counterhint.addresses import bound_address, check_address
 from counterhint.channel import SERVER_OPTIONS
 from counterhint.errors import InputError
 from counterhint.jobs import ScoringJob, pairs_array
@@ -99,7 +96,7 @@ async def _serve_engine(
         info = engine.info
         announce(
             f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
-            f"{info.engine_version}) ready on {_bound_address(options.listen, port)}"
+            f"{info.engine_version}) ready on {bound_address(options.listen, port)}"
         )
         await stop.wait()
         log.info("draining")
@@ -107,68 +104,6 @@ async def _serve_engine(
         await service.drain(options.drain_seconds)
     finally:
         await server.stop(LAST_REPLIES)
-
-
-def check_address(listen: str, insecure: bool) -> None:
-    """Refuses an address that cannot or should not be listened on.
-
-    Raises:
-        InputError: malformed, in use, or plaintext beyond this machine without `insecure`.
-    """
-    if listen.startswith("unix:"):
-        _check_socket_path(Path(listen.removeprefix("unix:").removeprefix("//")), listen)
-        return
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(
-            f"--listen {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
-        )
-    if not insecure and not _is_loopback(host):
-        raise InputError(
-            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
-            "a unix socket, or give --insecure when the network is private"
-        )
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, int(port), type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise InputError(
-            f"--listen {listen} cannot be used: {error.strerror}; choose another port, or end "
-            "what listens there"
-        ) from error
-
-
-def _check_socket_path(path: Path, listen: str) -> None:
-    if not path.parent.is_dir():
-        raise InputError(f"--listen {listen}: the folder {path.parent} does not exist")
-    if len(os.fsencode(path)) > 107:
-        raise InputError(
-            f"--listen {listen}: a unix socket's path has at most 107 bytes; choose a shorter one"
-        )
-    # gRPC replaces a socket file that is there, even one in use: so ask whether someone answers.
-    with socket.socket(socket.AF_UNIX) as probe:
-        if path.exists() and probe.connect_ex(str(path)) == 0:
-            raise InputError(
-                f"--listen {listen}: a server listens there already; end it or choose another path"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _bound_address(listen: str, port: int) -> str:
-    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 
 def _canary(engine: Engine) -> ScoringJob:

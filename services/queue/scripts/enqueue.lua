@@ -27,7 +27,8 @@ for _, bound in ipairs(bounds) do
 end
 
 local job = {id = id, record = key('job', id), run = run, deadline = deadline, bytes = #payload}
-redis.call('HSET', job.record, -- the first write: the one that a Redis out of memory refuses
+-- The first write is one that a Redis out of memory refuses; after another it would let all pass.
+redis.call('HSET', job.record,
   'run', run, 'digest', digest, 'cost', ARGV[5], 'priority', ARGV[6], 'payload', payload,
   'bytes', #payload, 'accepted', now(), 'deadline', deadline, 'failures', 0,
   'attempt', known and known.attempt or 0, 'wait', 0)

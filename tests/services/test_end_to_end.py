@@ -1,0 +1,85 @@
+"""Trainer's client → intake → queue → dispatcher → a real teacher, each server its own process."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counterhint.client import ScoringClient
+from counterhint.errors import InvalidJob
+from counterhint.jobs import Outputs, ScoringJob, pairs_array
+from deploy.local.redis import LocalRedis
+from tests.tiny_models import write_tiny_llama
+
+
+@contextmanager
+def running(*words: str) -> Iterator[None]:
+    child = subprocess.Popen([sys.executable, "-m", "deploy.cli", *words])
+    try:
+        yield
+        child.terminate()
+        assert child.wait(timeout=30.0) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
+    tmp_path: Path, redis_server: LocalRedis
+) -> None:
+    write_tiny_llama(tmp_path / "model")
+    teacher = f"unix://{tmp_path}/teacher.sock"
+    in_process, on_redis = f"unix://{tmp_path}/memory.sock", f"unix://{tmp_path}/redis.sock"
+    to_teacher = ("--teachers", teacher)
+    with (
+        running("teacher", "serve", "--model", f"{tmp_path}/model", "--listen", teacher),
+        running("services", "run", "--listen", in_process, *to_teacher),
+        running(
+            *("services", "run", "intake", "dispatcher", "--listen", on_redis, *to_teacher),
+            *("--redis", redis_server.url),
+        ),
+        ScoringClient(teacher, timeout=120.0) as straight,
+        ScoringClient(in_process, timeout=120.0) as by_memory,
+        ScoringClient(on_redis, timeout=120.0) as by_redis,
+    ):
+        info = straight.get_teacher()
+        assert by_memory.get_teacher() == by_redis.get_teacher() == info
+        rng = np.random.default_rng(0)
+
+        def job(number: int) -> ScoringJob:
+            return ScoringJob(
+                id=f"job {number}",
+                run_id=f"run {number % 2}",
+                contexts=tuple(rng.integers(3, 60, 20).astype(np.int32) for _ in range(3)),
+                responses=tuple(rng.integers(3, 60, 9).astype(np.int32) for _ in range(2)),
+                pairs=pairs_array([(0, 0), (1, 0), (2, 1)]),
+                tokenizer_fingerprint=info.tokenizer_fingerprint,
+                outputs=Outputs(sampled=True, entropy=True),
+            )
+
+        jobs = [job(number) for number in range(12)]
+        futures = [[queue.submit(one) for queue in (by_memory, by_redis)] for one in jobs]
+        for one, queued in zip(jobs, futures, strict=True):
+            expected = straight.score(one)
+            for result in (future.result() for future in queued):
+                for name in ("sampled", "entropy"):
+                    np.testing.assert_allclose(
+                        getattr(result.scores, name), getattr(expected.scores, name), atol=1e-5
+                    )
+                assert result.weights_revision == expected.weights_revision
+                assert result.cost.tokens_computed == one.tokens_computed
+        with pytest.raises(InvalidJob):
+            by_redis.score(
+                ScoringJob(
+                    id="too long",
+                    run_id="run",
+                    contexts=(np.full(300, 5, dtype=np.int32),),
+                    responses=(np.full(9, 5, dtype=np.int32),),
+                    pairs=pairs_array([(0, 0)]),
+                    tokenizer_fingerprint=info.tokenizer_fingerprint,
+                )
+            )
