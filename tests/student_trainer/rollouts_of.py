@@ -1,4 +1,4 @@
-"""Groups made by hand, for tests."""
+"""Groups made by hand, in the words of `tests.tiny_models.write_tokenizer`."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def make_rollout(
         log_probs=np.full(len(tokens), -0.5, dtype=np.float32),
         entropies=np.full(len(tokens), 0.7, dtype=np.float32),
         finished=True,
-        text=" ".join(map(str, tokens)),
+        text=" ".join(f"w{token}" for token in tokens),
         verdict=Verdict(correct, answer),
     )
 
@@ -24,8 +24,8 @@ def make_rollout(
 def make_group(verdicts: str, solution: str | None = None) -> Group:
     """A group by a word of `r` (right), `w` (wrong) and `n` (wrong, without an answer)."""
     rollouts = tuple(
-        make_rollout(letter == "r", None if letter == "n" else letter, (5, index, 3))
+        make_rollout(letter == "r", None if letter == "n" else letter, (5, 10 + index, 4))
         for index, letter in enumerate(verdicts)
     )
-    problem = Problem("p", "1 + 1", "2", solution=solution)
+    problem = Problem("p", "w7 w8", "w9", solution=solution)
     return Group(problem, np.array([1, 2], dtype=np.int32), rollouts)

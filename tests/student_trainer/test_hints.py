@@ -43,7 +43,7 @@ def test_the_data_sets_solution_as_correct_hint() -> None:
         "one and one is 2"
     ] * 3
     assert chosen[0] is not None
-    assert chosen[0].correct.answer == "2"
+    assert chosen[0].correct.answer == "w9"
 
 
 def test_a_missing_solution_is_named() -> None:

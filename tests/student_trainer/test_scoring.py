@@ -8,17 +8,19 @@ import pytest
 from counterhint import Scores, ScoringResult, Weights
 from counterhint.jobs import Cost
 from student_trainer.hints import HintConfig, choose_hints
-from student_trainer.models import Student
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.scoring import GroupJob, build_group_job
 from tests.student_trainer.rollouts_of import make_group
+from tests.tiny_models import write_tokenizer
 
 
 @pytest.fixture
-def prompts(student: Student, tmp_path: Path) -> Prompts:
+def prompts(tmp_path: Path) -> Prompts:
+    tokenizer = write_tokenizer(tmp_path)
+    tokenizer.chat_template = "{{ messages[0].content }}"
     template = tmp_path / "hint.txt"
-    template.write_text("{{problem}} reference {{hint}} end")
-    return Prompts(student.tokenizer, PromptConfig(hint_template=str(template)), "answer")
+    template.write_text("{{problem}} w60 {{hint}} w61")
+    return Prompts(tokenizer, PromptConfig(hint_template=str(template)), "")
 
 
 def make_job(prompts: Prompts, verdicts: str = "rrwwn", **settings: Any) -> GroupJob | None:
