@@ -18,8 +18,9 @@ from rich.table import Table
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 from counterhint.errors import InputError, JobNotFound, Unavailable
 from services.dispatcher import Dispatcher
-from services.queue.base import JobQueue, JobRecord, QueueSettings, RunStats
+from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
+from services.queue.records import JobRecord, QueueSettings, RunStats
 from services.queue.redis_streams import RedisQueue
 from services.server import serve_intake
 from services.teacher_link import LinkSettings

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from counterhint.errors import TokenizerMismatch
 from counterhint.jobs import TeacherInfo
-from services.queue.base import NOT_NOW, JobQueue
+from services.queue.base import JobQueue
+from services.queue.errors import NOT_NOW
 from services.teacher_link import LinkSettings, TeacherLink
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_from_message, teacher_to_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
-from services.queue.base import JobQueue, JobState, Outcome, QueuedJob
+from services.queue.base import JobQueue
+from services.queue.records import JobState, Outcome, QueuedJob
 
 NO_TEACHER_RETRY = 1.0
 """Seconds after which a teacher may have connected."""

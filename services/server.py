@@ -9,14 +9,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from counterhint.addresses import bound_address, check_address
-from counterhint.channel import SERVER_OPTIONS
+from counterhint.channel import SERVER_OPTIONS, SERVICE_NAME
 from counterhint.errors import InputError
-from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from counterhint.v1 import scoring_pb2_grpc
 from services.intake import IntakeService
-from services.queue.base import NOT_NOW, JobQueue
+from services.queue.base import JobQueue
+from services.queue.errors import NOT_NOW
 
-SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
-"""The name under which the health service speaks of scoring."""
 READINESS_SECONDS = 0.5
 """How often it is looked whether the queue can be reached and a teacher is known."""
 LAST_REPLIES = 2.0

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from counterhint.channel import open_channel
+from counterhint.channel import SERVICE_NAME, open_channel
 from counterhint.errors import (
     CounterhintError,
     EngineFailure,
@@ -25,11 +25,12 @@ from counterhint.jobs import TeacherInfo
 from counterhint.messages import teacher_from_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from services.queue.announcements import wait_for_event
-from services.queue.base import NOT_NOW, Claim, JobQueue
+from services.queue.base import JobQueue
+from services.queue.errors import NOT_NOW
+from services.queue.records import Claim
 
 log = logging.getLogger(__name__)
 
-SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
 CALL_SECONDS = 5.0
 """Time-out of the short calls: health, GetTeacher."""
 CLAIM_SECONDS = 0.5

@@ -12,17 +12,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from counterhint.addresses import bound_address, check_address
-from counterhint.channel import SERVER_OPTIONS
+from counterhint.channel import SERVER_OPTIONS, SERVICE_NAME
 from counterhint.errors import InputError
 from counterhint.jobs import ScoringJob, pairs_array
-from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from counterhint.v1 import scoring_pb2_grpc
 from teacher_server.engines.base import Engine
 from teacher_server.service import TeacherService
 
-SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
-"""The name under which the health service speaks of scoring."""
-READINESS_TIMEOUT = 120.0
-"""Seconds in which the engine must score its first token."""
 LAST_REPLIES = 2.0
 """Seconds that replies have to reach their clients after the drain."""
 
@@ -54,18 +50,18 @@ async def serve(
 
     Args:
         options: address and bounds.
-        make_engine: loads the engine; called once the address is known to be free.
+        make_engine: loads the engine; called once the address is known to be free. Until it is
+            there, signals end the process at once.
         announce: told one line when the teacher is ready.
 
     Raises:
         InputError: the address cannot be used, or the engine cannot be made as asked.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     check_address(options.listen, options.insecure)
-    engine = await asyncio.to_thread(make_engine)
+    engine = make_engine()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await _serve_engine(options, engine, stop, announce)
     finally:
@@ -90,8 +86,7 @@ async def _serve_engine(
         raise InputError(f"--listen {options.listen}: the address cannot be bound") from error
     await server.start()
     try:
-        async with asyncio.timeout(READINESS_TIMEOUT):
-            await engine.score(_canary(engine))
+        await engine.score(_canary(engine))
         await _set_health(status, serving=True)
         info = engine.info
         announce(

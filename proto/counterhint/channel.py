@@ -4,6 +4,10 @@ from typing import Any
 
 import grpc
 
+from counterhint.v1 import scoring_pb2
+
+SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_name
+"""The name under which a server's health service speaks of scoring."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message on either side; gRPC's own default for receiving is 4 MiB."""
 

@@ -16,6 +16,11 @@ class Announcements:
         for event in self._listeners.get(name, ()):
             event.set()
 
+    def announce_all(self) -> None:
+        """Sets every event: announcements may have been missed."""
+        for name in self._listeners:
+            self.announce(name)
+
     @contextmanager
     def listen(self, name: str) -> Iterator[asyncio.Event]:
         """An event that each announcement of the name sets, until the block is left."""

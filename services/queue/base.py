@@ -11,177 +11,28 @@ A claim is a lease. Its holder proves itself by its name and the attempt number:
 after the lease has gone to somebody else is discarded.
 """
 
-import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property
 from types import TracebackType
 from typing import Self
 
-from counterhint.errors import (
-    CounterhintError,
-    DeadlinePassed,
-    JobCancelled,
-    JobConflict,
-    JobDeadLettered,
-    JobNotFound,
-    Overloaded,
-    Unavailable,
-    failure_to_message,
-)
+from counterhint.errors import CounterhintError, Unavailable, failure_to_message
 from counterhint.jobs import TeacherInfo
 from services.queue.announcements import Announcements, wait_for_event
+from services.queue.records import (
+    Claim,
+    JobRecord,
+    JobState,
+    Outcome,
+    QueuedJob,
+    QueueSettings,
+    Reaped,
+    RunStats,
+)
 
 WORK = ":work"
 """The announcement that there may be something to claim; any other one is a finished job's id."""
-
-NOT_NOW = (Unavailable, Overloaded)
-"""Errors of a queue that pass by themselves: its store is away, or full."""
-
-
-class JobState(StrEnum):
-    """Where a job is."""
-
-    QUEUED = "queued"
-    CLAIMED = "claimed"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    DEAD = "dead"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the job has an outcome."""
-        return self not in (JobState.QUEUED, JobState.CLAIMED)
-
-
-@dataclass(frozen=True)
-class QueueSettings:
-    """Bounds and times of a queue. Every process on one queue must use the same."""
-
-    max_jobs: int = 10_000
-    """Unfinished jobs of all runs."""
-    max_bytes: int = 1 << 30
-    """Payload bytes of all unfinished jobs."""
-    max_run_jobs: int = 4_000
-    """Unfinished jobs of one run."""
-    max_run_bytes: int = 1 << 29
-    """Payload bytes of one run's unfinished jobs."""
-    lease_seconds: float = 10.0
-    """How long a claim lasts without a heartbeat."""
-    max_attempts: int = 3
-    """Deliveries that may end badly before the job is put aside as dead."""
-    job_seconds: float = 86_400.0
-    """Deadline of a job that is queued without one."""
-    result_seconds: float = 900.0
-    """How long an outcome can be fetched."""
-    dead_seconds: float = 7 * 86_400.0
-    """How long a dead job is kept."""
-    retry_after: float = 1.0
-    """What a refused client is told to wait, in seconds."""
-
-
-@dataclass(frozen=True)
-class QueuedJob:
-    """A job on its way into the queue."""
-
-    id: str
-    """The client's id."""
-    run_id: str
-    """The run that it counts for."""
-    cost: int
-    """Tokens to compute: the measure by which runs share."""
-    payload: bytes
-    """A serialized `ScoreRequest`."""
-    priority: int = 0
-    """Higher is more urgent."""
-    timeout: float | None = None
-    """Seconds from now until the result is of no use; None for the queue's own bound."""
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the payload: the same id with another digest is another job."""
-        return hashlib.sha256(self.payload).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job in the hands of a worker."""
-
-    id: str
-    run_id: str
-    cost: int
-    worker: str
-    """Who holds the lease."""
-    attempt: int
-    """Number of this delivery, from 1; with `worker` it tells this lease from every other."""
-    failures: int
-    """Deliveries that ended badly before."""
-    payload: bytes = field(repr=False)
-    wait_seconds: float
-    """Seconds since the job was accepted."""
-    timeout: float
-    """Seconds left until its deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended."""
-
-    job_id: str
-    state: JobState
-    body: bytes = field(repr=False)
-    """A serialized `ScoreResponse` when the state is DONE, else a serialized `Failure`."""
-    wait_seconds: float
-    """Seconds between acceptance and the last claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """What the queue knows about one job."""
-
-    id: str
-    run_id: str
-    state: JobState
-    cost: int
-    priority: int
-    attempt: int
-    """Deliveries so far."""
-    failures: int
-    """Deliveries that ended badly."""
-    reason: str
-    """Why it failed, was put aside or redelivered; empty otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunStats:
-    """A run's jobs by state: unfinished ones now, finished ones since the run was first seen."""
-
-    run_id: str
-    queued: int = 0
-    claimed: int = 0
-    bytes: int = 0
-    """Payload bytes of unfinished jobs."""
-    done: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    dead: int = 0
-    tokens: int = 0
-    """Cost of all claims so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What one look at leases and deadlines did."""
-
-    redelivered: int = 0
-    dead: int = 0
-    expired: int = 0
 
 
 class JobQueue(ABC):
@@ -191,7 +42,7 @@ class JobQueue(ABC):
     cannot be reached, except those that say that they wait.
     """
 
-    poll_seconds: float = 1.0
+    poll_seconds: float = 5.0
     """How often a waiting call looks by itself, should an announcement be lost."""
 
     def __init__(self, settings: QueueSettings) -> None:
@@ -369,53 +220,3 @@ class JobQueue(ABC):
     @abstractmethod
     async def purge(self, run_id: str) -> int:
         """Cancels a run's unfinished jobs and drops its dead ones; returns how many."""
-
-
-def outcome_of(
-    job_id: str, state: JobState, body: bytes, reason: str, wait_seconds: float
-) -> Outcome:
-    """The outcome of a finished job; `body` is what a worker wrote, if one did."""
-    error: CounterhintError
-    match state:
-        case JobState.CANCELLED:
-            error = JobCancelled(f"job {job_id!r} was cancelled", reason="CANCELLED")
-        case JobState.EXPIRED:
-            error = DeadlinePassed(
-                f"the deadline of job {job_id!r} passed while it was queued",
-                reason="DEADLINE_EXCEEDED",
-            )
-        case JobState.DEAD:
-            error = JobDeadLettered(
-                f"job {job_id!r} failed on every try and was put aside; the last reason: {reason}",
-                reason="DEAD_LETTER",
-                details={"job": job_id, "last_reason": reason},
-            )
-        case _:
-            return Outcome(job_id, state, body, wait_seconds)
-    return Outcome(job_id, state, failure_to_message(error).SerializeToString(), wait_seconds)
-
-
-def queue_full(bound: str, limit: int, retry_after: float) -> Overloaded:
-    """The refusal of a job because of one of the bounds of `QueueSettings`."""
-    return Overloaded(
-        f"the queue is full: {bound} is {limit}",
-        reason="QUEUE_FULL",
-        details={"bound": bound, "limit": limit},
-        retry_after=retry_after,
-    )
-
-
-def job_conflict(job_id: str) -> JobConflict:
-    """The refusal of a job whose id is taken."""
-    return JobConflict(
-        f"job {job_id!r} is known with other content: give each job an id of its own",
-        reason="JOB_CONFLICT",
-        details={"job": job_id},
-    )
-
-
-def job_not_found(job_id: str) -> JobNotFound:
-    """The answer about an id that no job has."""
-    return JobNotFound(
-        f"no job has the id {job_id!r}", reason="JOB_NOT_FOUND", details={"job": job_id}
-    )

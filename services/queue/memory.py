@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing_extensions import override
 
 from counterhint.jobs import TeacherInfo
-from services.queue.base import (
-    WORK,
+from services.queue.base import WORK, JobQueue
+from services.queue.errors import job_conflict, job_not_found, outcome_of, queue_full
+from services.queue.records import (
     Claim,
-    JobQueue,
     JobRecord,
     JobState,
     Outcome,
@@ -19,10 +19,6 @@ from services.queue.base import (
     QueueSettings,
     Reaped,
     RunStats,
-    job_conflict,
-    job_not_found,
-    outcome_of,
-    queue_full,
 )
 
 

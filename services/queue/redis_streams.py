@@ -25,9 +25,10 @@ from counterhint.errors import Overloaded, Unavailable
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import teacher_from_message, teacher_to_message
 from counterhint.v1 import scoring_pb2
-from services.queue.base import (
+from services.queue.base import JobQueue
+from services.queue.errors import job_conflict, job_not_found, outcome_of, queue_full
+from services.queue.records import (
     Claim,
-    JobQueue,
     JobRecord,
     JobState,
     Outcome,
@@ -35,10 +36,6 @@ from services.queue.base import (
     QueueSettings,
     Reaped,
     RunStats,
-    job_conflict,
-    job_not_found,
-    outcome_of,
-    queue_full,
 )
 
 log = logging.getLogger(__name__)
@@ -54,6 +51,10 @@ SCRIPTS = (
     "retry",
     "purge",
 )
+REFUSING_WRITES = ("OOM", "MISCONF")
+"""What Redis answers while its memory or its disk is full."""
+MAX_CONNECTIONS = 64
+"""Connections of one process; calls beyond wait for one."""
 LISTEN_SECONDS = 1.0
 """How long one wait for an announcement lasts: the longest that closing can take."""
 RECONNECT_SECONDS = 0.2
@@ -78,12 +79,14 @@ class RedisQueue(JobQueue):
     ) -> None:
         super().__init__(settings or QueueSettings())
         self._prefix = prefix
-        self._redis = redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             url,
+            max_connections=MAX_CONNECTIONS,
             socket_connect_timeout=5.0,
             socket_timeout=10.0,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
         )
+        self._redis = redis.Redis.from_pool(pool)
         scripts = resources.files("services.queue") / "scripts"
         prelude = (scripts / "prelude.lua").read_text(encoding="utf-8")
         self._scripts = {
@@ -124,17 +127,19 @@ class RedisQueue(JobQueue):
         await self._reach(self._redis.ping())
 
     async def _listen(self) -> None:
-        """Passes announcements on; those lost while Redis is away are found by looking."""
+        """Passes announcements on; after each subscription everybody looks for what was missed."""
         while not self._closing:
             try:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(self._key("announcements"))
                     while not self._closing:
-                        message = await subscription.get_message(
-                            ignore_subscribe_messages=True, timeout=LISTEN_SECONDS
-                        )
-                        if message is not None:
+                        message = await subscription.get_message(timeout=LISTEN_SECONDS)
+                        if message is None:
+                            continue
+                        if message["type"] == "message":
                             self._announcements.announce(message["data"].decode())
+                        else:
+                            self._announcements.announce_all()
             except RedisError as error:
                 log.info("announcements interrupted: %s", error)
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -147,7 +152,7 @@ class RedisQueue(JobQueue):
 
         Raises:
             Unavailable: Redis cannot be reached.
-            Overloaded: Redis is out of memory.
+            Overloaded: Redis takes no writes: its memory or its disk is full.
         """
         try:
             return await call
@@ -158,11 +163,11 @@ class RedisQueue(JobQueue):
                 retry_after=self.settings.retry_after,
             ) from error
         except ResponseError as error:
-            if "OOM" not in str(error):
+            if not any(word in str(error) for word in REFUSING_WRITES):
                 raise
             raise Overloaded(
-                "the queue's Redis is out of memory",
-                reason="QUEUE_OUT_OF_MEMORY",
+                f"the queue's Redis takes no writes: {error}",
+                reason="QUEUE_TAKES_NO_WRITES",
                 retry_after=self.settings.retry_after,
             ) from error
 

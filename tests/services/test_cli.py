@@ -10,7 +10,7 @@ import pytest
 from counterhint.errors import EngineFailure
 from deploy.cli import main
 from deploy.local.redis import LocalRedis
-from services.queue.base import QueuedJob, QueueSettings
+from services.queue.records import QueuedJob, QueueSettings
 from services.queue.redis_streams import RedisQueue
 
 

@@ -15,8 +15,9 @@ from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2
 from services.dispatcher import Dispatcher, common_limits
-from services.queue.base import JobQueue, JobState, Outcome, QueuedJob, QueueSettings
+from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
+from services.queue.records import JobState, Outcome, QueuedJob, QueueSettings
 from services.teacher_link import LinkSettings
 from tests.services.scripted_teacher import (
     ScriptedTeacher,

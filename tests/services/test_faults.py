@@ -15,7 +15,8 @@ import pytest
 from counterhint.client import AsyncScoringClient
 from counterhint.errors import JobDeadLettered
 from deploy.local.redis import LocalRedis
-from services.queue.base import JobQueue, QueueSettings
+from services.queue.base import JobQueue
+from services.queue.records import QueueSettings
 from services.queue.redis_streams import RedisQueue
 from services.server import serve_intake
 from tests.processes import wait_until

@@ -22,8 +22,9 @@ from counterhint.errors import (
 )
 from counterhint.jobs import ScoringJob
 from counterhint.v1 import scoring_pb2
-from services.queue.base import Claim, JobQueue, QueueSettings
+from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
+from services.queue.records import Claim, QueueSettings
 from services.server import serve_intake
 from tests.services.scripted_teacher import ScriptedTeacher, expected_scores, make_job
 

@@ -6,8 +6,9 @@ from itertools import count
 import pytest
 
 from deploy.local.redis import LocalRedis
-from services.queue.base import JobQueue, QueueSettings
+from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
+from services.queue.records import QueueSettings
 from services.queue.redis_streams import RedisQueue
 
 OpenQueue = Callable[[QueueSettings], JobQueue]

@@ -9,7 +9,7 @@ import redis
 
 from counterhint.errors import Overloaded, Unavailable
 from deploy.local.redis import LocalRedis
-from services.queue.base import JobState, QueuedJob, QueueSettings
+from services.queue.records import JobState, QueuedJob, QueueSettings
 from services.queue.redis_streams import RedisQueue
 
 SETTINGS = QueueSettings(retry_after=0.1)
@@ -52,6 +52,24 @@ def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -
                 assert await queue.complete(claim, claim.id.encode())
             outcomes = [await client for client in clients]
             assert [outcome and outcome.body.decode() for outcome in outcomes] == names
+
+    asyncio.run(run())
+
+
+def test_what_ended_while_the_subscription_was_lost_is_found_at_once(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            queue.poll_seconds = 60.0
+            await queue.enqueue(job("a"))
+            waiting = asyncio.create_task(queue.wait_outcome("a", 30.0))
+            await asyncio.sleep(0.2)
+            with redis.Redis.from_url(server.url) as client:
+                prefix = "{counterhint}"
+                client.hset(f"{prefix}:job:a", "state", "cancelled")  # and no announcement
+                client.client_kill_filter(_type="pubsub")
+            outcome = await asyncio.wait_for(waiting, 20.0)
+            assert outcome is not None
+            assert outcome.state is JobState.CANCELLED
 
     asyncio.run(run())
 
@@ -109,7 +127,7 @@ def test_a_full_redis_refuses_jobs_but_takes_results(server: LocalRedis) -> None
                 client.config_set("maxmemory", 1)
                 with pytest.raises(Overloaded) as refusal:
                     await queue.enqueue(job("b"))
-                assert refusal.value.reason == "QUEUE_OUT_OF_MEMORY"
+                assert refusal.value.reason == "QUEUE_TAKES_NO_WRITES"
                 claim = await queue.claim("worker")
                 assert claim is not None
                 assert await queue.complete(claim, b"response")

@@ -1,0 +1,193 @@
+"""Any order of operations, compared with a simple model, in process and on a real Redis."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from counterhint.errors import EngineFailure, Unavailable
+from services.queue.base import JobQueue
+from services.queue.records import Claim, JobState, QueuedJob, QueueSettings, Reaped
+
+OpenQueue = Callable[[QueueSettings], JobQueue]
+CRASH = Unavailable("the engine died", reason="ENGINE_DIED")
+BROKEN = EngineFailure("not a number", reason="NOT_FINITE")
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Any order of operations: every accepted job is in one place, and ends in one way.
+
+    Leases last no time, so that `reap` is when all of them run out.
+    """
+
+    open_queue: OpenQueue
+    claims = Bundle("claims")
+    ids = st.sampled_from("abcdef")
+
+    @initialize()
+    def start(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.queue = self.run(self.open_queue(QueueSettings(lease_seconds=0.0)).__aenter__())
+        self.states: dict[str, JobState] = {}
+        self.failures: dict[str, int] = {}
+        self.holder: dict[str, tuple[str, int]] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.doomed: set[str] = set()
+        self.workers = count()
+
+    def run(self, awaitable):  # type: ignore[no-untyped-def]
+        return self.loop.run_until_complete(awaitable)
+
+    @rule(name=ids, doomed=st.booleans())
+    def enqueue(self, name: str, doomed: bool) -> None:
+        known = self.states.get(name)
+        expected = known
+        if known in (None, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED):
+            expected = self.states[name] = JobState.QUEUED
+            self.failures[name] = 0
+            self.doomed.discard(name)
+            if doomed:
+                self.doomed.add(name)
+        elif known in (JobState.QUEUED, JobState.CLAIMED) and not doomed:
+            self.doomed.discard(name)
+        run_id = f"run {name < 'c'}"
+        submitted = QueuedJob(name, run_id, 10, b"payload", timeout=0.0 if doomed else None)
+        assert self.run(self.queue.enqueue(submitted)) is expected
+
+    @rule(target=claims)
+    def claim(self) -> Claim | None:
+        claimed = self.run(self.queue.claim(f"worker {next(self.workers)}"))
+        if claimed is None:
+            self.expire()
+            assert JobState.QUEUED not in self.states.values()
+            return None
+        for name in sorted(self.doomed):  # a claim ends the doomed jobs that it meets
+            if self.run(self.queue.job(name)).state is JobState.EXPIRED:
+                self.states[name] = JobState.EXPIRED
+                self.doomed.discard(name)
+        assert self.states[claimed.id] is JobState.QUEUED
+        assert claimed.id not in self.doomed
+        self.states[claimed.id] = JobState.CLAIMED
+        self.holder[claimed.id] = (claimed.worker, claimed.attempt)
+        return claimed
+
+    def expire(self) -> int:
+        late = [name for name in self.doomed if self.states[name] is JobState.QUEUED]
+        for name in late:
+            self.states[name] = JobState.EXPIRED
+            self.doomed.discard(name)
+        return len(late)
+
+    def holds(self, claim: Claim) -> bool:
+        return self.states[claim.id] is JobState.CLAIMED and self.holder[claim.id] == (
+            claim.worker,
+            claim.attempt,
+        )
+
+    def count_failure(self, name: str) -> JobState:
+        self.failures[name] += 1
+        dead = self.failures[name] >= 3
+        self.states[name] = JobState.DEAD if dead else JobState.QUEUED
+        return self.states[name]
+
+    @rule(claim=consumes(claims), body=st.binary(max_size=4))
+    def complete(self, claim: Claim | None, body: bytes) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        assert self.run(self.queue.complete(claim, body)) == held
+        if held:
+            self.states[claim.id] = JobState.DONE
+            self.bodies[claim.id] = body
+
+    @rule(claim=claims, retryable=st.booleans())
+    def fail(self, claim: Claim | None, retryable: bool) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        error = CRASH if retryable else BROKEN
+        assert self.run(self.queue.fail(claim, error, retryable=retryable)) == held
+        if held and retryable:
+            self.count_failure(claim.id)
+        elif held:
+            self.states[claim.id] = JobState.FAILED
+
+    @rule(claim=claims)
+    def release(self, claim: Claim | None) -> None:
+        assume(claim is not None)
+        held = self.holds(claim)
+        assert self.run(self.queue.release(claim)) == held
+        if held:
+            self.states[claim.id] = JobState.QUEUED
+
+    @rule()
+    def reap(self) -> None:
+        lost = [name for name, state in self.states.items() if state is JobState.CLAIMED]
+        after = Counter(self.count_failure(name) for name in lost)
+        reaped = self.run(self.queue.reap())
+        assert reaped == Reaped(after[JobState.QUEUED], after[JobState.DEAD], self.expire())
+
+    @rule(name=ids)
+    def cancel(self, name: str) -> None:
+        assume(name in self.states)
+        if not self.states[name].finished:
+            self.states[name] = JobState.CANCELLED
+        assert self.run(self.queue.cancel(name)) is self.states[name]
+
+    @rule(name=ids)
+    def retry(self, name: str) -> None:
+        assume(name in self.states)
+        dead = self.states[name] is JobState.DEAD
+        assert self.run(self.queue.retry(name)) == dead
+        if dead:
+            self.states[name] = JobState.QUEUED
+            self.failures[name] = 0
+            self.doomed.discard(name)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        for name, state in self.states.items():
+            assert self.run(self.queue.job(name)).state is state
+            ended = self.run(self.queue.outcome(name))
+            assert (ended is not None) == state.finished
+            if state is JobState.DONE:
+                assert ended.body == self.bodies[name]
+        while (claimed := self.run(self.queue.claim("last"))) is not None:
+            self.run(self.queue.complete(claimed, b""))
+        while self.run(self.queue.reap()) != Reaped():
+            while (claimed := self.run(self.queue.claim("last"))) is not None:
+                self.run(self.queue.complete(claimed, b""))
+        assert all(self.run(self.queue.job(name)).state.finished for name in self.states)
+        assert all(
+            (run.queued, run.claimed, run.bytes) == (0, 0, 0)
+            for run in self.run(self.queue.stats())
+        )
+        self.run(self.queue.__aexit__(None, None, None))
+        self.loop.close()
+
+
+def test_any_order_of_operations_keeps_every_job_in_one_place(open_queue: OpenQueue) -> None:
+    class Machine(QueueMachine):
+        pass
+
+    Machine.open_queue = staticmethod(open_queue)
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
