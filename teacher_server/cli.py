@@ -78,8 +78,11 @@ class Serve(Command):
         )
 
         def make_engine() -> Engine:
+            from transformers.utils.logging import disable_progress_bar
+
             from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 
+            disable_progress_bar()
             return TransformersEngine(
                 TransformersOptions(
                     model=self.model,

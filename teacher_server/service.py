@@ -2,20 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
+from counterhint.channel import MAX_MESSAGE_BYTES
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
     EngineFailure,
+    Overloaded,
     Unavailable,
     error_to_status,
     failure_to_message,
 )
-from counterhint.jobs import Cost, ScoringResult
+from counterhint.jobs import Cost, ScoringJob, ScoringResult
 from counterhint.messages import (
     check_finite,
     job_from_message,
@@ -27,6 +30,8 @@ from counterhint.validation import validate_job
 from teacher_server.admission import Admission
 from teacher_server.engines.base import Engine
 
+LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
+"""Most bytes of scores in one reply: a message with room for what else it holds."""
 RETRY_WHEN_DRAINING = 1.0
 """Seconds after which another server may stand at this address."""
 
@@ -81,9 +86,9 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                 await context.write(reply)
             slots.release()
 
-        async with asyncio.TaskGroup() as jobs:
+        async with aclosing(self._until_draining(requests)) as taken, asyncio.TaskGroup() as jobs:
             await slots.acquire()
-            async for request in self._until_draining(requests):
+            async for request in taken:
                 jobs.create_task(answer(request))
                 await slots.acquire()
         if self._draining.is_set():
@@ -105,17 +110,19 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
 
     async def _until_draining(
         self, requests: AsyncIterator[scoring_pb2.ScoreStreamRequest]
-    ) -> AsyncIterator[scoring_pb2.ScoreStreamRequest]:
-        draining = asyncio.ensure_future(self._draining.wait())
+    ) -> AsyncGenerator[scoring_pb2.ScoreStreamRequest, None]:
+        """Requests as they come, until the client has sent its last or the drain begins."""
+        draining = asyncio.create_task(self._draining.wait())
         try:
             while True:
-                following = asyncio.ensure_future(_next_or_none(requests))
+                following = asyncio.ensure_future(anext(requests, None))
                 try:
-                    await asyncio.wait({following, draining}, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait(
+                        {following, draining}, return_when=asyncio.FIRST_COMPLETED
+                    )
                 finally:
-                    if not following.done():
-                        following.cancel()
-                if not following.done() or following.cancelled():
+                    following.cancel()  # which a finished one does not notice
+                if following not in done:
                     return
                 request = following.result()
                 if request is None:
@@ -162,6 +169,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         info = self._engine.info
         job = job_from_message(request)
         validate_job(job, info)
+        _check_reply_size(job)
         async with self._admission.admit(job.tokens_computed) as waited:
             try:
                 scored = await self._engine.score(job)
@@ -192,10 +200,23 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         )
 
 
-async def _next_or_none(
-    requests: AsyncIterator[scoring_pb2.ScoreStreamRequest],
-) -> scoring_pb2.ScoreStreamRequest | None:
-    return await anext(requests, None)
+def _check_reply_size(job: ScoringJob) -> None:
+    """Refuses, before any compute, a job whose scores no message can carry.
+
+    Raises:
+        Overloaded: with both sizes.
+    """
+    asked, given = job.outputs, job.token_ids
+    numbers = asked.sampled + asked.entropy + 2 * asked.top_k
+    numbers += 0 if given is None else given.shape[1]
+    size = 4 * numbers * int(job.pair_lengths.sum())
+    if size > LARGEST_REPLY:
+        raise Overloaded(
+            f"the scores of job {job.id!r} take {size} bytes, but a reply holds at most "
+            f"{LARGEST_REPLY}: split the job, or ask for a smaller top_k",
+            reason="REPLY_TOO_LARGE",
+            details={"bytes": size, "max_bytes": LARGEST_REPLY},
+        )
 
 
 def _draining() -> Unavailable:

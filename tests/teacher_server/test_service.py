@@ -84,6 +84,11 @@ REFUSED = {
         Overloaded,
         "JOB_TOO_LARGE",
     ),
+    "reply too large": (
+        {"outputs": Outputs(given=True), "given": 45_000, "pairs": [(0, 0)] * 80},
+        Overloaded,
+        "REPLY_TOO_LARGE",
+    ),
     "no pair": ({"pairs": []}, InvalidJob, "NO_PAIR"),
     "pair out of range": ({"pairs": [(0, 0), (2, 0)]}, InvalidJob, "PAIR_OUT_OF_RANGE"),
     "empty context": ({"contexts": (7, 0)}, InvalidJob, "EMPTY_CONTEXT"),

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from safetensors.torch import load_file, save_file, save_model
 from transformers import Gemma2Config
 
 from counterhint import ScoringJob, Weights
-from counterhint.errors import InputError, JobCancelled, WeightsUnavailable
+from counterhint.errors import InputError, WeightsUnavailable
 from teacher_server.engines import transformers as module
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 from tests.teacher_server.jobs import SMALL, plain_log_probs, random_job, tokens_of_pairs
+from tests.teacher_server.running import until
 from tests.tiny_models import write_model, write_tiny_llama, write_tokenizer
 
 
@@ -109,10 +111,27 @@ def test_a_cancelled_job_ends_before_its_next_batch(model_folder):
 
 
 def test_a_job_cancelled_before_its_turn_is_not_begun(engine):
-    cancelled = module.threading.Event()
-    cancelled.set()
-    with pytest.raises(JobCancelled):
-        engine._score(random_job(**SMALL), cancelled)
+    passes: list[None] = []
+    release = threading.Event()
+
+    def hold(*_: object) -> None:
+        passes.append(None)
+        assert release.wait(20)
+
+    engine.model.base_model.register_forward_hook(hold)
+
+    async def score() -> None:
+        first, second = (asyncio.create_task(engine.score(random_job(**SMALL))) for _ in "12")
+        await until(lambda: passes)
+        second.cancel()
+        await asyncio.wait({second})
+        assert second.cancelled()
+        release.set()
+        await first
+        await engine.close()
+
+    asyncio.run(score())
+    assert len(passes) == 2  # the contexts and the responses of the first
 
 
 def test_bfloat16_stays_close_and_returns_float32(model_folder, engine):
