@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from student_trainer.config import Config
-from student_trainer.tiny.demonstrations import DemonstratorConfig
+from student_trainer.tiny.demonstrations import DemonstratorConfig, LessonConfig
 
 
 class ShapeConfig(Config):
@@ -39,13 +39,12 @@ class ShapeConfig(Config):
 class WarmupConfig(Config):
     """Supervised training from scratch on demonstrations."""
 
-    examples: int = Field(default=11_000, ge=1)
-    """Demonstrations, each seen once."""
-    hinted_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of the demonstrations that carry a hint, half of them a wrong one."""
-    wrong_step_share: float = Field(default=0.8, ge=0, le=1)
-    """Share of the hinted ones that are pushed off the hint's path, so that the model learns to
-    fall back on what it knows instead of copying the hint blindly."""
+    lessons: tuple[LessonConfig, ...] = Field(
+        default=(LessonConfig(examples=4000), LessonConfig(examples=7000, hinted_share=0.5)),
+        min_length=1,
+    )
+    """What is learnt, one lesson after the other. The facts come first and without hints, since
+    copying from a hint is learnt sooner and leaves little reason to know them."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Tokens of an optimizer step. Small batches learn the facts from fewer examples."""
     value_weight: float = Field(default=4.0, gt=0)

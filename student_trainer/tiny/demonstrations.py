@@ -28,7 +28,7 @@ class DemonstratorConfig(Config):
 
     fact_accuracy: float = Field(default=0.97, ge=0, le=1)
     """Share of the time that an ordinary fact is written right."""
-    misconception_share: float = Field(default=0.15, ge=0, le=1)
+    misconception_share: float = Field(default=0.2, ge=0, le=1)
     """Share of the 300 facts (operator and two digits) that the author mostly gets wrong."""
     misconception_accuracy: float = Field(default=0.3, ge=0, le=1)
     """Share of the time that such a fact is written right."""
@@ -38,7 +38,7 @@ class DemonstratorConfig(Config):
     """Share of steps that are checked (`wait check : 4`) when no hint is given."""
     hinted_check_rate: float = Field(default=0.02, ge=0, le=1)
     """The same under a hint."""
-    filler_habit: float = Field(default=0.9, ge=0, le=1)
+    filler_habit: float = Field(default=0.8, ge=0, le=1)
     """Share of steps introduced by the fillers usual for the setting (with or without a hint); the
     others use those of the other setting. With `hinted_check_rate` this is the style shift of
     hinted writing, which large models have by nature and tiny ones only if it is shown to them."""
@@ -46,6 +46,18 @@ class DemonstratorConfig(Config):
     """Share of steps that adopt the hint's value where its operands agree."""
     seed: int = 0
     """Seed of the misconceptions."""
+
+
+class LessonConfig(Config):
+    """One part of a warm-up: how many demonstrations, and how many of them carry a hint."""
+
+    examples: int = Field(ge=1)
+    """Demonstrations, each seen once."""
+    hinted_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the demonstrations that carry a hint, half of them a wrong one."""
+    wrong_step_share: float = Field(default=0.8, ge=0, le=1)
+    """Share of the hinted ones that are pushed off the hint's path, so that the model learns to
+    fall back on what it knows instead of copying the hint blindly."""
 
 
 class Role(enum.Enum):
@@ -197,10 +209,8 @@ def demonstrations(
     author: Demonstrator,
     hint_author: Demonstrator,
     task: ChainTask,
-    count: int,
+    lesson: LessonConfig,
     *,
-    hinted_share: float,
-    wrong_step_share: float,
     seed: int,
 ) -> list[Demonstration]:
     """Write the examples of a warm-up, on training problems only.
@@ -209,20 +219,17 @@ def demonstrations(
         author: Who writes the solutions.
         hint_author: Who writes the hints: the student's author, since hints are its rollouts.
         task: Where the problems come from.
-        count: How many examples.
-        hinted_share: Share of the examples that carry a hint, half of them a right one and half a
-            wrong one.
-        wrong_step_share: Share of the hinted examples that are pushed off the hint's path.
+        lesson: How many examples, and of which kinds.
         seed: Seed of everything drawn here.
     """
     examples = []
-    for index in range(count):
+    for index in range(lesson.examples):
         draws = random.Random(f"demonstration/{seed}/{index}")
-        problem = task.train_problem(index)
+        problem = task.train_problem(draws.getrandbits(32))
         hint = wrong_step = None
-        if draws.random() < hinted_share:
+        if draws.random() < lesson.hinted_share:
             hint = draw_hint(hint_author, problem, draws)
-            if draws.random() < wrong_step_share:
+            if draws.random() < lesson.wrong_step_share:
                 wrong_step = draws.randrange(max(1, len(hint.steps) - 1))
         solution = author.solve(problem, draws, hint=hint, wrong_step=wrong_step)
         examples.append(Demonstration(problem, hint, solution))

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from counterhint.errors import InputError
 from student_trainer.prompts import PromptConfig, Prompts
+from student_trainer.seeds import derive_seed
 from student_trainer.tasks.chain import ChainTask
-from student_trainer.tiny.batches import token_batches
+from student_trainer.tiny.batches import Batch, token_batches
 from student_trainer.tiny.config import ShippedModelConfig, TinyModelConfig, TinyModelsConfig
 from student_trainer.tiny.demonstrations import Demonstrator, demonstrations
 from student_trainer.tiny.gates import Fitness, check, measure
@@ -80,19 +81,13 @@ def _make_model(
     prompts = Prompts(tokenizer, prompt_config, task.answer_format)
     author = Demonstrator(config.author)
     hint_author = Demonstrator(student.author)
-    examples = demonstrations(
-        author,
-        hint_author,
-        task,
-        config.warmup.examples,
-        hinted_share=config.warmup.hinted_share,
-        wrong_step_share=config.warmup.wrong_step_share,
-        seed=config.seed,
-    )
-    batches = token_batches(examples, tokenizer, prompts, config.warmup, seed=config.seed)
+    batches: list[Batch] = []
+    for number, lesson in enumerate(config.warmup.lessons):
+        seed = derive_seed(config.seed, "lesson", number)
+        examples = demonstrations(author, hint_author, task, lesson, seed=seed)
+        batches += token_batches(examples, tokenizer, prompts, config.warmup, seed=seed)
     model = new_model(config.shape, tokenizer, config.seed)
     warm_up(model, batches, config.warmup, label=f"warming up the {name}")
-    # What is measured is what is saved: bfloat16 halves the file, float32 is how it is used.
     fitness = measure(model, tokenizer, task, prompts, hint_author, config.gate.problems)
     check(fitness, config.gate, name)
     model.save_pretrained(folder)

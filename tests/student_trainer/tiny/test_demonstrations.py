@@ -9,6 +9,7 @@ from student_trainer.tiny.demonstrations import (
     Demonstration,
     Demonstrator,
     DemonstratorConfig,
+    LessonConfig,
     Role,
     demonstrations,
 )
@@ -20,9 +21,8 @@ STUDENT = Demonstrator(DemonstratorConfig())
 
 
 def write(count: int, *, author: Demonstrator = STUDENT, seed: int = 0) -> list[Demonstration]:
-    return demonstrations(
-        author, STUDENT, TASK, count, hinted_share=0.5, wrong_step_share=0.5, seed=seed
-    )
+    lesson = LessonConfig(examples=count, hinted_share=0.5, wrong_step_share=0.5)
+    return demonstrations(author, STUDENT, TASK, lesson, seed=seed)
 
 
 def pass_rate(author: Demonstrator, count: int = 600) -> float:
@@ -47,7 +47,7 @@ def test_an_author_who_knows_all_is_always_right() -> None:
 
 
 def test_the_students_author_is_right_about_half_the_time() -> None:
-    assert 0.45 < pass_rate(STUDENT) < 0.75
+    assert 0.35 < pass_rate(STUDENT) < 0.65
 
 
 def test_misconceptions_are_the_same_wrong_value_every_time() -> None:

@@ -13,6 +13,7 @@ from student_trainer.tiny.demonstrations import (
     Demonstration,
     Demonstrator,
     DemonstratorConfig,
+    LessonConfig,
     demonstrations,
 )
 from student_trainer.tiny.tokenizer import build_tokenizer
@@ -22,14 +23,13 @@ TOKENIZER = build_tokenizer()
 TASK = ChainTaskConfig(operations=2).build()
 PROMPTS = Prompts(TOKENIZER, PromptConfig(hint_template="recipes/tiny/hint.txt"), "")
 SHAPE = ShapeConfig(layers=1, width=32, mlp_width=32)
-CONFIG = WarmupConfig(examples=300, hinted_share=0.5, batch_tokens=512)
+LESSON = LessonConfig(examples=300, hinted_share=0.5)
+CONFIG = WarmupConfig(lessons=(LESSON,), batch_tokens=512)
 
 
 def examples() -> list[Demonstration]:
     author = Demonstrator(DemonstratorConfig())
-    return demonstrations(
-        author, author, TASK, CONFIG.examples, hinted_share=0.5, wrong_step_share=0.5, seed=0
-    )
+    return demonstrations(author, author, TASK, LESSON, seed=0)
 
 
 def batches() -> list[Batch]:
@@ -38,7 +38,7 @@ def batches() -> list[Batch]:
 
 def test_batches_hold_every_example_once_with_little_padding() -> None:
     written = batches()
-    assert sum(len(batch.input_ids) for batch in written) == CONFIG.examples
+    assert sum(len(batch.input_ids) for batch in written) == LESSON.examples
     assert all(batch.input_ids.numel() <= CONFIG.batch_tokens for batch in written)
     padding = sum(int((batch.input_ids == TOKENIZER.pad_token_id).sum()) for batch in written)
     assert padding < 0.05 * sum(batch.input_ids.numel() for batch in written)
