@@ -286,7 +286,12 @@ class MemoryQueue(JobQueue):
 
     @override
     async def dead(self) -> list[JobRecord]:
-        dead = [job for job in self._jobs.values() if job.state is JobState.DEAD]
+        now = time.monotonic()
+        dead = [
+            job
+            for job in self._jobs.values()
+            if job.state is JobState.DEAD and now < job.kept_until
+        ]
         return [_record(job) for job in sorted(dead, key=lambda job: job.kept_until)]
 
     @override

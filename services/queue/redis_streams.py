@@ -48,6 +48,7 @@ SCRIPTS = (
     "give_back",
     "reap",
     "cancel",
+    "dead",
     "retry",
     "purge",
 )
@@ -320,8 +321,7 @@ class RedisQueue(JobQueue):
 
     @override
     async def dead(self) -> list[JobRecord]:
-        entries = await self._reach(self._redis.xrange(self._key("dead")))
-        return [await self.job(fields[b"id"].decode()) for _, fields in entries]
+        return [await self.job(job_id.decode()) for job_id in await self._run("dead")]
 
     @override
     async def retry(self, job_id: str) -> bool:

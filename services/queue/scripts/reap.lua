@@ -10,6 +10,4 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('deadlines'), '-inf', time, 
   finish(load(id), 'expired', '')
   expired = expired + 1
 end
--- Their jobs are gone by themselves.
-redis.call('XTRIM', key('dead'), 'MINID', time - settings.dead_ms)
 return {redelivered, dead, expired}

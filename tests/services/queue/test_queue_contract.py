@@ -236,6 +236,8 @@ def test_a_job_that_fails_three_times_is_put_aside_and_can_be_retried(
         assert await queue.dead() == []
         again = await claim(queue)
         assert (again.id, again.attempt, again.payload) == ("poison", 4, b"payload")
+        assert await queue.fail(again, CRASH, retryable=True)
+        again = await claim(queue)  # it has three tries again
         assert await queue.complete(again, b"response")
         assert (await outcome(queue, "poison")).state is JobState.DONE
         assert [(run.done, run.dead, run.bytes) for run in await queue.stats()] == [(2, 0, 0)]
@@ -263,11 +265,51 @@ def test_a_lasting_failure_is_the_outcome_until_the_job_is_sent_again(
         ended = await outcome(queue)
         assert (ended.state, reason_of(ended)) == (JobState.FAILED, "NOT_FINITE")
         assert await queue.enqueue(job()) is JobState.QUEUED
+        assert (await queue.job("a")).reason == ""
         again = await claim(queue)
         assert again.attempt == 2
+        await asyncio.sleep(0.4)  # the failure's time is over, but not the job's
+        await queue.reap()
         assert await queue.complete(again, b"response")
 
+    on_queue(open_queue, test, QueueSettings(result_seconds=0.3))
+
+
+def test_a_worker_s_own_earlier_claim_is_as_lost_as_another_s(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        first = await claim(queue)
+        await queue.reap()
+        second = await claim(queue)
+        assert not await queue.complete(first, b"late")
+        assert await queue.complete(second, b"in time")
+
+    on_queue(open_queue, test, QueueSettings(lease_seconds=0.0))
+
+
+def test_a_released_job_s_tokens_are_given_back_to_its_run(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        for name in ("a", "b"):
+            await queue.enqueue(job(f"{name} 1", name))
+            await queue.enqueue(job(f"{name} 2", name))
+        assert await queue.release(await claim(queue))
+        assert [(await claim(queue)).id for _ in range(4)] == ["a 1", "b 1", "a 2", "b 2"]
+
     on_queue(open_queue, test)
+
+
+def test_a_dead_job_is_forgotten_after_its_time(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job())
+        await queue.fail(await claim(queue), CRASH, retryable=True)
+        assert len(await queue.dead()) == 1
+        await asyncio.sleep(0.4)
+        assert await queue.dead() == []
+        await queue.reap()
+        with pytest.raises(JobNotFound):
+            await queue.retry("a")
+
+    on_queue(open_queue, test, QueueSettings(max_attempts=1, dead_seconds=0.3))
 
 
 def test_released_jobs_come_first_again_and_are_not_counted(open_queue: OpenQueue) -> None:
@@ -313,6 +355,7 @@ def test_a_job_past_its_deadline_is_never_handed_out(open_queue: OpenQueue) -> N
         assert await queue.reap() == Reaped(expired=1)
         await queue.enqueue(job("late", timeout=0.0))
         await queue.enqueue(job("late", timeout=30.0))  # the later deadline counts
+        assert await queue.reap() == Reaped()
         assert (await claim(queue)).id == "late"
 
     on_queue(open_queue, test)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from itertools import count
 
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
@@ -44,7 +43,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.holder: dict[str, tuple[str, int]] = {}
         self.bodies: dict[str, bytes] = {}
         self.doomed: set[str] = set()
-        self.workers = count()
 
     def run(self, awaitable):  # type: ignore[no-untyped-def]
         return self.loop.run_until_complete(awaitable)
@@ -65,9 +63,9 @@ class QueueMachine(RuleBasedStateMachine):
         submitted = QueuedJob(name, run_id, 10, b"payload", timeout=0.0 if doomed else None)
         assert self.run(self.queue.enqueue(submitted)) is expected
 
-    @rule(target=claims)
-    def claim(self) -> Claim | None:
-        claimed = self.run(self.queue.claim(f"worker {next(self.workers)}"))
+    @rule(target=claims, worker=st.sampled_from(["one", "two"]))
+    def claim(self, worker: str) -> Claim | None:
+        claimed = self.run(self.queue.claim(worker))
         if claimed is None:
             self.expire()
             assert JobState.QUEUED not in self.states.values()

@@ -1,0 +1,8 @@
+-- ARGV: settings
+-- Returns the ids of the dead jobs, oldest first.
+redis.call('XTRIM', key('dead'), 'MINID', now() - settings.dead_ms) -- their jobs have expired
+local ids = {}
+for _, entry in ipairs(redis.call('XRANGE', key('dead'), '-', '+')) do
+  if redis.call('EXISTS', key('job', entry[2][2])) == 1 then table.insert(ids, entry[2][2]) end
+end
+return ids
