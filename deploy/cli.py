@@ -80,6 +80,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # while the command was still being imported
+        return 130
     return exit_code
 
 

@@ -1,30 +1,25 @@
-"""Finds every process that descends from a test, however far it has detached itself (Linux)."""
+"""What runs in the session that a test has started (Linux)."""
 
-import os
+import subprocess
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-_VARIABLE = "COUNTERHINT_TEST_MARK"
 
+def running_in(session: subprocess.Popen[bytes]) -> dict[int, str]:
+    """Command lines, by process id, of all that descends from a process and has not ended.
 
-def marked_environment() -> tuple[str, dict[str, str]]:
-    """A fresh mark, and this process's environment with it: all descendants inherit it."""
-    mark = uuid.uuid4().hex
-    return mark, {**os.environ, _VARIABLE: mark}
-
-
-def running_with(mark: str) -> dict[int, str]:
-    """Command lines, by process id, of the processes that carry the mark and have not ended."""
+    The process must have been started with `start_new_session`: a session's members are known even
+    when their parents have ended.
+    """
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            environment = (folder / "environ").read_bytes().split(b"\0")
+            state, _, _, session_id, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-        except OSError:  # it has just ended, or belongs to somebody else
+        except OSError:  # it has just ended
             continue
-        if f"{_VARIABLE}={mark}".encode() in environment and command:
+        if int(session_id) == session.pid and state != "Z":
             found[int(folder.name)] = command
     return found
 

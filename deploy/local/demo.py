@@ -88,7 +88,7 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
         f"teacher: {_TEACHERS[plan.teacher]}, seed {plan.seed}\nrun folder: {plan.out}\n"
     )
     stages = _Stages(console, total=4)
-    with _private_folder() as sockets, Supervisor(stages.note) as supervisor:
+    with _restored(console), _private_folder() as sockets, Supervisor(stages.note) as supervisor:
         with stages.stage("models", "made on the spot and warmed up by supervised training"):
             _foreground(supervisor, "making the models", models_command(plan))
         with stages.stage("services", "Redis, a gRPC teacher and the queue between them"):
@@ -246,6 +246,15 @@ class _Stages:
 
 
 @contextmanager
+def _restored(console: Console) -> Iterator[None]:
+    """Shows the cursor again, which a part that is ended while it draws leaves hidden."""
+    try:
+        yield
+    finally:
+        console.show_cursor()
+
+
+@contextmanager
 def _private_folder() -> Iterator[Path]:
     """A folder that only this user can enter, with a path short enough for unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="counterhint-"))
@@ -271,10 +280,11 @@ def _answers(redis: LocalRedis) -> bool:
     return True
 
 
-# Small models compute fastest on one thread each; sampling and scoring overlap on two cores.
 _ENVIRONMENT = {
+    # Small models compute fastest on one thread each; sampling and scoring overlap on two cores.
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
 

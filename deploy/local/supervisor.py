@@ -108,9 +108,9 @@ class Supervisor:
         for number in self._handlers:  # ending takes a bounded time and must not be cut short
             signal.signal(number, signal.SIG_IGN)
         if self._foreground is not None:
-            self._end(self._foreground, signal.SIGINT)
+            self._end(self._foreground)
         for running in reversed(self._services):
-            self._end(running.process, signal.SIGTERM)
+            self._end(running.process)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -150,7 +150,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 self.watch()
             else:
-                self._end(self._foreground, signal.SIGTERM)
+                _kill_group(self._foreground)
                 self._foreground = None
                 return code
 
@@ -202,9 +202,9 @@ class Supervisor:
         running.process, running.started, running.log_offset = _spawn(running.service)
         running.restart_at = None
 
-    def _end(self, process: subprocess.Popen[bytes], first: signal.Signals) -> None:
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
-            process.send_signal(first)
+            process.terminate()  # not SIGINT: Python answers that with a traceback while it starts
             try:
                 process.wait(self._grace_seconds)
             except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ import pytest
 
 from counterhint.errors import InputError
 from deploy.local.supervisor import Service, ServiceFailed, Supervisor
-from tests.processes import marked_environment, running_with, wait_until
+from tests.processes import running_in, wait_until
 
 # Adds its process id to the file `starts`.
 STEADY = "import time; print(os.getpid(), file=open('starts', 'a')); time.sleep(3600)"
@@ -185,16 +185,19 @@ with Supervisor(print) as supervisor:
     supervisor.wait_until_ready()
     supervisor.run([sys.executable, "-c", sys.argv[2]])
 """
-# Says that it runs, and that Ctrl-C reached it.
+# Says that it runs, and that it was asked to end.
 FOREGROUND = """
-import time
+import signal, sys, time
 from pathlib import Path
 folder = Path({folder!r})
-try:
-    (folder / "runs").touch()
-    time.sleep(3600)
-except KeyboardInterrupt:
-    (folder / "interrupted").touch()
+
+def end(*_):
+    (folder / "asked").touch()
+    sys.exit()
+
+signal.signal(signal.SIGTERM, end)
+(folder / "runs").touch()
+time.sleep(3600)
 """
 
 
@@ -205,20 +208,18 @@ except KeyboardInterrupt:
 def test_nothing_outlives_the_launcher(
     tmp_path: Path, number: signal.Signals, exit_code: int
 ) -> None:
-    mark, environment = marked_environment()
     launcher = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, str(tmp_path), FOREGROUND.format(folder=str(tmp_path))],
-        env=environment,
         start_new_session=True,
         stderr=subprocess.PIPE,
     )
     wait_until((tmp_path / "runs").exists)
-    assert len(running_with(mark)) == 3
+    assert len(running_in(launcher)) == 3
     os.killpg(launcher.pid, number)
     launcher.communicate()
     if number == signal.SIGINT:  # KeyboardInterrupt ends the interpreter by the signal itself
         assert launcher.returncode in (exit_code, -number)
     else:
         assert launcher.returncode == exit_code
-    wait_until(lambda: not running_with(mark))
-    assert (tmp_path / "interrupted").exists() == (number != signal.SIGKILL)
+    wait_until(lambda: not running_in(launcher))
+    assert (tmp_path / "asked").exists() == (number != signal.SIGKILL)
