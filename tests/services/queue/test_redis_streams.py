@@ -153,3 +153,19 @@ def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
     with redis.Redis.from_url(server.url) as client:
         lasting = {key for key in client.scan_iter() if client.ttl(key) == -1}
     assert lasting == {b"{counterhint}:runs", b"{counterhint}:total"}
+
+
+def test_the_list_of_dead_jobs_does_not_grow_for_ever(server: LocalRedis) -> None:
+    async def run() -> None:
+        settings = QueueSettings(max_attempts=1, dead_seconds=0.1)
+        async with RedisQueue(server.url, settings) as queue:
+            await queue.enqueue(job("a"))
+            claim = await queue.claim("worker")
+            assert claim is not None
+            await queue.fail(claim, Unavailable("lost", reason="TEACHER_LOST"), retryable=True)
+            await asyncio.sleep(0.2)
+            assert await queue.dead() == []
+
+    asyncio.run(run())
+    with redis.Redis.from_url(server.url) as client:
+        assert client.xlen("{counterhint}:dead") == 0
