@@ -1,5 +1,6 @@
 """The command line of the launcher: `counterhint demo`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from counterhint.command_line import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NEGATIVE, Command
 from deploy.local.demo import DemoPlan, StageFailed, run_demo
@@ -51,6 +53,8 @@ class Demo(Command):
             teacher=self.teacher,
             steps=self.steps,
             seed=self.seed,
+            # Small models compute fastest on one thread.
+            threads=1 if self.model == "tiny" else max(1, (os.cpu_count() or 1) // 2),
         )
         try:
             summary = run_demo(plan, console)
@@ -62,20 +66,21 @@ class Demo(Command):
         except ServiceFailed as error:
             print(f"counterhint demo: {error}", file=sys.stderr)
             return EXIT_NEGATIVE
-        console.print(_closing_text(summary, self.out))
+        console.print(_closing_text(summary, self.out), soft_wrap=True)
         return EXIT_DONE
 
 
-def _closing_text(summary: dict[str, Any], out: Path) -> str:
+def _closing_text(summary: dict[str, Any], folder: Path) -> str:
+    out = escape(str(folder))
     before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
     return "\n".join(
         [
             f"[bold]Held-out accuracy {before:.1%} → {after:.1%}[/] "
             f"({summary['heldout_samples']} samples, {summary['steps']} steps of "
             f"{summary['method']}, {summary['seconds_total']:.0f} s in all)",
-            f"Report:   {out / 'report.html'}  (open it in a browser)",
-            f"Figures:  {out / 'summary.json'}, {out / 'metrics.jsonl'}; "
-            f"tensorboard --logdir {out / 'tensorboard'}",
+            f"Report:   {out}/report.html  (open it in a browser)",
+            f"Figures:  {out}/summary.json, {out}/metrics.jsonl; "
+            f"tensorboard --logdir {out}/tensorboard",
             "Next:     counterhint demo --method grpo --out runs/grpo   (the same without hints)",
             "          counterhint --help                               (every part by itself)",
         ]

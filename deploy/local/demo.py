@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE
 from counterhint.errors import InputError
-from deploy.local.redis import LocalRedis
+from deploy.local.redis import LocalRedis, find_redis_server
 from deploy.local.supervisor import Service, Supervisor
 
 _LONGEST_SOCKET_PATH = 100
@@ -63,6 +63,17 @@ class DemoPlan:
     """Training steps; the recipe's when None."""
     seed: int
     """Seed of the training run."""
+    threads: int
+    """CPU threads of the trainer, and of the teacher: both compute at the same time."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the processes that compute; the user's own number of threads is kept."""
+        return {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.threads)),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
 
 
 class StageFailed(Exception):
@@ -82,24 +93,35 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
         StageFailed: a part ended with an error.
         ServiceFailed: a part in the background cannot be kept running.
     """
+    find_redis_server()  # a missing one shows before minutes are spent on the models
     prepare_run_folder(plan)
     console.print(
-        f"[bold]Counterhint demo[/]: {plan.method} by {plan.recipe.name}, "
-        f"teacher: {_TEACHERS[plan.teacher]}, seed {plan.seed}\nrun folder: {plan.out}\n"
+        f"[bold]Counterhint demo[/]: {plan.method} by {escape(plan.recipe.name)}, "
+        f"teacher: {_TEACHERS[plan.teacher]}, seed {plan.seed}\n"
+        f"run folder: {escape(str(plan.out))}\n",
+        soft_wrap=True,
     )
     stages = _Stages(console, total=4)
     with _restored(console), _private_folder() as sockets, Supervisor(stages.note) as supervisor:
-        with stages.stage("models", "made on the spot and warmed up by supervised training"):
-            _foreground(supervisor, "making the models", models_command(plan))
+
+        def run(what: str, command: Sequence[str]) -> None:
+            code = supervisor.run(command, plan.environment)
+            if code != EXIT_DONE:
+                raise StageFailed(f"{what} ended with exit code {code}", code)
+
+        with stages.stage("models", "made on this machine, as the recipe says"):
+            run("making the models", models_command(plan))
         with stages.stage("services", "Redis, a gRPC teacher and the queue between them"):
             for service in background_services(plan, sockets):
                 supervisor.start(service)
-                console.print(f"  {service.name:<9} log: {service.log}")
+                console.print(
+                    f"  {service.name:<9} log: {escape(str(service.log))}", soft_wrap=True
+                )
             supervisor.wait_until_ready()
         with stages.stage("training", "solutions sampled, verified, scored under hints, learned"):
-            _foreground(supervisor, "training", train_command(plan, sockets))
+            run("training", train_command(plan, sockets))
         with stages.stage("report", "curves, and solutions coloured by the contrast"):
-            _foreground(supervisor, "the report", _counterhint("report", str(plan.out)))
+            run("the report", _counterhint("report", str(plan.out)))
     return complete_summary(plan.out, stages.seconds)
 
 
@@ -179,7 +201,7 @@ def background_services(plan: DemoPlan, sockets: Path) -> Iterator[Service]:
         ),
         is_ready=lambda: is_serving(teacher),
         log=logs / "teacher.log",
-        environment=_ENVIRONMENT,
+        environment=plan.environment,
     )
     intake = _address(sockets, "intake")
     yield Service(
@@ -192,7 +214,7 @@ def background_services(plan: DemoPlan, sockets: Path) -> Iterator[Service]:
         ),
         is_ready=lambda: is_serving(intake),
         log=logs / "services.log",
-        environment=_ENVIRONMENT,
+        environment=plan.environment,
     )
 
 
@@ -242,7 +264,7 @@ class _Stages:
         self._console.print(f"[green]✓[/] {name} ({self.seconds[name]:.1f} s)\n")
 
     def note(self, line: str) -> None:
-        self._console.print(f"[yellow]![/] {escape(line)}")
+        self._console.print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
 
 
 @contextmanager
@@ -280,19 +302,5 @@ def _answers(redis: LocalRedis) -> bool:
     return True
 
 
-_ENVIRONMENT = {
-    # Small models compute fastest on one thread each; sampling and scoring overlap on two cores.
-    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-
 def _counterhint(*words: str) -> list[str]:
     return [sys.executable, "-m", "deploy.cli", *words]
-
-
-def _foreground(supervisor: Supervisor, stage: str, command: Sequence[str]) -> None:
-    code = supervisor.run(command, _ENVIRONMENT)
-    if code != EXIT_DONE:
-        raise StageFailed(f"{stage} ended with exit code {code}", code)
