@@ -81,13 +81,11 @@ def convert_gguf(source: Path, folder: Path) -> None:
         source: The file, with tokenizer and chat template.
         folder: Where the model goes; files of the same names in it are replaced.
     """
-    place = {
-        "pretrained_model_name_or_path": source.parent,
-        "gguf_file": source.name,
-        "local_files_only": True,
-    }
-    config = AutoConfig.from_pretrained(**place)
-    loaded = AutoModelForCausalLM.from_pretrained(**place, config=config, dtype=torch.float32)
+    place, file = source.parent, source.name
+    config = AutoConfig.from_pretrained(place, gguf_file=file, local_files_only=True)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        place, gguf_file=file, config=config, dtype=torch.float32, local_files_only=True
+    )
     # What was loaded counts as quantised and cannot be saved, though its weights are plain by now.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -95,7 +93,8 @@ def convert_gguf(source: Path, folder: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=file, local_files_only=True)
+    tokenizer.save_pretrained(folder)
     # Written last, so that a folder that has it is complete.
     (folder / _MARK).write_text(json.dumps(_mark(folder, source), indent=2) + "\n")
 
