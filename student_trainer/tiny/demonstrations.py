@@ -64,9 +64,9 @@ class Role(enum.Enum):
     """What a token of a solution is."""
 
     WRITING = enum.auto()
-    """Wording, copies from the problem, the final answer."""
+    """Wording, and copies from the problem."""
     VALUE = enum.auto()
-    """The outcome of a step: what the author has to know."""
+    """The outcome of a step, and the final answer: the digits that must be right."""
     FORCED = enum.auto()
     """A value put in to leave the hint's path: to be read, not to be learnt."""
 
@@ -117,7 +117,7 @@ class Solution:
             if step.check is not None:
                 tokens += [(word, Role.WRITING) for word in ("wait", "check", ":")]
                 tokens += [(str(step.check), Role.VALUE), (".", Role.WRITING)]
-        return [*tokens, ("answer", Role.WRITING), (str(self.answer), Role.WRITING)]
+        return [*tokens, ("answer", Role.WRITING), (str(self.answer), Role.VALUE)]
 
     def text(self) -> str:
         """The solution as a model would write it."""

@@ -63,9 +63,9 @@ def test_values_weigh_more_and_forced_values_nothing() -> None:
     solution = author.solve(problem, random.Random(1), hint=hint, wrong_step=0)
     example = Demonstration(problem, hint, solution)
     [batch] = token_batches([example], TOKENIZER, PROMPTS, CONFIG, seed=0)
-    step = [1.0] * 5
+    step, value = [1.0] * 5, CONFIG.value_weight
     assert batch.weights[0, -17:].tolist() == [
-        *step, 0.0, 1.0, *step, CONFIG.value_weight, 1.0, 1.0, 1.0, 1.0
+        *step, 0.0, 1.0, *step, value, 1.0, 1.0, value, 1.0
     ]  # fmt: skip
 
 
