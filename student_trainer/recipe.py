@@ -116,7 +116,7 @@ def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise InputError(describe_problems(error, path)) from error
+        raise InputError(describe_problems(error, path, content)) from error
 
 
 def _set(content: dict[str, Any], dotted: str, text: str, source: str) -> None:
@@ -136,13 +136,11 @@ def _set(content: dict[str, Any], dotted: str, text: str, source: str) -> None:
     place[last] = value
 
 
-def describe_problems(error: ValidationError, path: Path) -> str:
-    """What is wrong with a recipe, a line for each key, with its remedy."""
+def describe_problems(error: ValidationError, path: Path, content: Mapping[str, Any]) -> str:
+    """What is wrong with a recipe's content, a line for each key, with its remedy."""
     lines = [f"{path} cannot be used:"]
     for problem in error.errors():
-        # pydantic puts the chosen kind of a union into the location; a recipe has no such level.
-        parts = [str(part) for part in problem["loc"]]
-        key = ".".join(part for part in parts if part not in _UNION_KINDS)
+        key = ".".join(_keys(problem["loc"], content))
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {key}: no such key (remove it, or check its spelling)")
         elif problem["type"] == "missing":
@@ -152,6 +150,13 @@ def describe_problems(error: ValidationError, path: Path) -> str:
     return "\n".join(lines)
 
 
-_UNION_KINDS = frozenset(
-    {"chain", "reasoning_gym", "file", "files", "grpo", "rlcsd", "fixed", "snapshot"}
-)
+def _keys(location: Sequence[str | int], content: Any) -> list[str]:
+    """The keys of a location; pydantic adds the chosen kind of a union, which is no key."""
+    keys = []
+    for part in location:
+        if isinstance(content, dict):
+            if part not in content and part == content.get("kind"):
+                continue
+            content = content.get(part)
+        keys.append(str(part))
+    return keys

@@ -49,7 +49,7 @@ def make_models(recipe: Path, out: Path, which: Sequence[Which], *, retrain: boo
     try:
         sections = _Sections.model_validate(wanted)
     except ValidationError as error:
-        raise InputError(describe_problems(error, recipe)) from error
+        raise InputError(describe_problems(error, recipe, wanted)) from error
     if isinstance(sections.models, SmolLm2Config):
         if "teacher" in which:
             raise InputError(f"{recipe} has no larger teacher: use the student as its own teacher")
