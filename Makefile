@@ -14,7 +14,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 # Byte code is written when a module is first used: installing takes half the time without it.
 unexport PYTHONDONTWRITEBYTECODE
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
