@@ -81,7 +81,7 @@ def _closing_text(summary: dict[str, Any], folder: Path) -> str:
             f"Report:   {out}/report.html  (open it in a browser)",
             f"Figures:  {out}/summary.json, {out}/metrics.jsonl; "
             f"tensorboard --logdir {out}/tensorboard",
-            "Next:     counterhint demo --method grpo --out runs/grpo   (the same without hints)",
-            "          counterhint --help                               (every part by itself)",
+            "Next:     make demo METHOD=grpo OUT=runs/grpo   (the same without hints)",
+            "          .venv/bin/counterhint --help           (every part by itself)",
         ]
     )
