@@ -10,7 +10,13 @@ from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 from rich.markup import escape
 
-from counterhint.command_line import EXIT_BAD_INPUT, EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.command_line import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NEGATIVE,
+    Command,
+)
 from deploy.local.demo import DemoPlan, StageFailed, run_demo
 from deploy.local.supervisor import ServiceFailed
 
@@ -66,6 +72,9 @@ class Demo(Command):
         except ServiceFailed as error:
             print(f"counterhint demo: {error}", file=sys.stderr)
             return EXIT_NEGATIVE
+        except KeyboardInterrupt:
+            console.print("\nInterrupted; every process of the demo has been ended.")
+            return EXIT_INTERRUPTED
         console.print(_closing_text(summary, self.out), soft_wrap=True)
         return EXIT_DONE
 

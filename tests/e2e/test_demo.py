@@ -163,6 +163,7 @@ def test_ctrl_c_ends_everything(stage: str, tmp_path: Path) -> None:
         output = running.wait_for_end()
         assert running.process.returncode == 130, output
         assert "Traceback" not in output
+        assert "every process of the demo has been ended" in output
         assert running_in(running.process) == {}
         assert list(running.sockets.glob("counterhint-*")) == []
 
