@@ -120,9 +120,11 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
             supervisor.wait_until_ready()
         with stages.stage("training", "solutions sampled, verified, scored under hints, learned"):
             run("training", train_command(plan, sockets))
+        trained = json.loads((plan.out / "summary.json").read_text(encoding="utf-8"))
+        write_summary(plan.out, trained, stages.seconds)  # the report shows it
         with stages.stage("report", "curves, and solutions coloured by the contrast"):
             run("the report", _counterhint("report", str(plan.out)))
-    return complete_summary(plan.out, stages.seconds)
+    return write_summary(plan.out, trained, stages.seconds)
 
 
 _TEACHERS = {
@@ -229,16 +231,26 @@ def is_serving(address: str) -> bool:
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def complete_summary(out: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Adds the launcher's stages to the trainer's summary and checks that nothing is missing.
+def write_summary(
+    out: Path, trained: Mapping[str, Any], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Writes the trainer's summary with the launcher's stages, after checking its keys.
+
+    Args:
+        out: the run folder.
+        trained: the trainer's own summary; its stages are parts of the launcher's `training`.
+        seconds: of the launcher's stages so far.
 
     Raises:
         StageFailed: the trainer's summary lacks a key.
     """
     path = out / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    summary["seconds_by_stage"] = {**summary.get("seconds_by_stage", {}), **seconds}
-    summary["seconds_total"] = round(sum(seconds.values()), 2)
+    parts = {f"training/{name}": value for name, value in trained["seconds_by_stage"].items()}
+    summary = {
+        **trained,
+        "seconds_by_stage": {**seconds, **parts},
+        "seconds_total": round(sum(seconds.values()), 2),
+    }
     if missing := [key for key in SUMMARY_KEYS if key not in summary]:
         raise StageFailed(f"{path} lacks {', '.join(missing)}", EXIT_NEGATIVE)
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

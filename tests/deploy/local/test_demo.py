@@ -14,12 +14,12 @@ from deploy.local.demo import (
     DemoPlan,
     StageFailed,
     background_services,
-    complete_summary,
     is_serving,
     models_command,
     prepare_run_folder,
     run_demo,
     train_command,
+    write_summary,
 )
 
 
@@ -115,17 +115,19 @@ def test_nobody_serves_at_an_unused_address(tmp_path: Path) -> None:
 
 def test_the_launchers_stages_join_the_trainers(tmp_path: Path) -> None:
     summary = dict.fromkeys(SUMMARY_KEYS, 1) | {"seconds_by_stage": {"sampling": 2.0}}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    completed = complete_summary(tmp_path, {"models": 10.0, "training": 5.0})
+    completed = write_summary(tmp_path, summary, {"models": 10.0, "training": 5.0})
     assert completed == json.loads((tmp_path / "summary.json").read_text())
-    assert completed["seconds_by_stage"] == {"sampling": 2.0, "models": 10.0, "training": 5.0}
+    assert completed["seconds_by_stage"] == {
+        "models": 10.0,
+        "training": 5.0,
+        "training/sampling": 2.0,
+    }
     assert completed["seconds_total"] == 15.0
 
 
 def test_a_summary_that_lacks_a_key_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text('{"method": "rlcsd", "seconds_by_stage": {}}')
     with pytest.raises(StageFailed, match="lacks steps, heldout_accuracy_before"):
-        complete_summary(tmp_path, {})
+        write_summary(tmp_path, {"method": "rlcsd", "seconds_by_stage": {}}, {})
 
 
 def test_the_default_is_the_method_with_its_own_weights_as_teacher() -> None:
