@@ -11,9 +11,7 @@ from student_trainer.losses import GrpoConfig, Method, RlcsdConfig, Targets
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "reference_losses.json"
 CASES = [
-    case
-    for case in json.loads(VECTORS.read_text())["cases"]
-    if case["method"] in ("grpo", "rlcsd")
+    case for case in json.loads(VECTORS.read_text())["cases"] if case["method"] in ("grpo", "rlcsd")
 ]
 
 
