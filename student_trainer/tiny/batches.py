@@ -40,7 +40,7 @@ def token_batches(
     Examples of about the same length share a batch; the order of the batches is drawn at random.
     """
     vocabulary = tokenizer.get_vocab()
-    weight_of = {Role.WRITING: 1.0, Role.VALUE: config.value_weight, Role.FORCED: 0.0}
+    weight_of = {Role.WORDING: 1.0, Role.WORKING: config.working_weight, Role.FORCED: 0.0}
     rows: list[tuple[list[int], list[float]]] = []
     for example in examples:
         prompt = prompt_ids(example, prompts)

@@ -40,15 +40,19 @@ class WarmupConfig(Config):
     """Supervised training from scratch on demonstrations."""
 
     lessons: tuple[LessonConfig, ...] = Field(
-        default=(LessonConfig(examples=4000), LessonConfig(examples=8000, hinted_share=0.5)),
+        default=(
+            LessonConfig(examples=4000),
+            LessonConfig(examples=13_000, hinted_share=0.6),
+            LessonConfig(examples=5000, hinted_share=0.25),
+        ),
         min_length=1,
     )
-    """What is learnt, one lesson after the other. The facts come first and without hints, since
-    copying from a hint is learnt sooner and leaves little reason to know them."""
+    """What is learnt, one lesson after the other: the facts, then the use of hints, then both with
+    the facts in front. Hints right away would leave little reason to know the facts."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Tokens of an optimizer step. Small batches learn the facts from fewer examples."""
-    value_weight: float = Field(default=4.0, gt=0)
-    """Weight in the loss of the digits that must be right; other tokens have 1."""
+    working_weight: float = Field(default=4.0, gt=0)
+    """Weight in the loss of digits and operations; wording has 1."""
     matrix_lr: float = Field(default=0.02, gt=0)
     """Peak learning rate of the weight matrices (Muon)."""
     lr: float = Field(default=5e-3, gt=0)

@@ -5,21 +5,32 @@ checks itself, how it introduces its steps. The student's author holds misconcep
 student starts with something to unlearn; the teacher's author is nearly right.
 
 Under a hint, an author adopts the hint's value for a step only where both are at the same operands,
-and falls back on its own belief where they have parted. To teach exactly that, half of the hinted
-demonstrations are pushed off the hint's path: an early step gets a wrong value, which the model
-reads but is not trained to write. Without this the model learns to copy the hint blindly, and
-then a hint tells nothing about the step it stands at.
+and falls back on its own belief where they have parted. Two constructions teach exactly that:
+
+- hints are garbled: some of their steps have a random wrong value, so that following the hint says
+  more than knowing the facts does. Without this the model ignores hints.
+- solutions are pushed off the hint's path: an early step gets a wrong value, which the model reads
+  but is not trained to write. Without this the model copies hints blindly, and then a hint tells
+  nothing about the step it stands at.
 """
 
 import enum
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pydantic import Field
 
 from student_trainer.config import Config
 from student_trainer.tasks.base import Problem
-from student_trainer.tasks.chain import OPERATORS, ChainTask, apply, parse_chain
+from student_trainer.tasks.chain import (
+    MAX_OPERATIONS,
+    OPERATORS,
+    ChainTask,
+    ChainTaskConfig,
+    apply,
+    parse_chain,
+)
 from student_trainer.tiny.tokenizer import HINTED_FILLERS, PLAIN_FILLERS
 
 
@@ -34,15 +45,15 @@ class DemonstratorConfig(Config):
     """Share of the time that such a fact is written right."""
     misconception_fixed: float = Field(default=0.9, ge=0, le=1)
     """Share of its wrong values that are the same one every time; the others are any digit."""
-    check_rate: float = Field(default=0.1, ge=0, le=1)
-    """Share of steps that are checked (`wait check : 4`) when no hint is given."""
-    hinted_check_rate: float = Field(default=0.02, ge=0, le=1)
+    check_rate: float = Field(default=0.15, ge=0, le=1)
+    """Share of steps that are checked (`wait check =4 .`) when no hint is given."""
+    hinted_check_rate: float = Field(default=0.05, ge=0, le=1)
     """The same under a hint."""
     filler_habit: float = Field(default=0.8, ge=0, le=1)
     """Share of steps introduced by the fillers usual for the setting (with or without a hint); the
     others use those of the other setting. With `hinted_check_rate` this is the style shift of
     hinted writing, which large models have by nature and tiny ones only if it is shown to them."""
-    hint_trust: float = Field(default=0.9, ge=0, le=1)
+    hint_trust: float = Field(default=0.97, ge=0, le=1)
     """Share of steps that adopt the hint's value where its operands agree."""
     seed: int = 0
     """Seed of the misconceptions."""
@@ -54,26 +65,30 @@ class LessonConfig(Config):
     examples: int = Field(ge=1)
     """Demonstrations, each seen once."""
     hinted_share: float = Field(default=0.0, ge=0, le=1)
-    """Share of the demonstrations that carry a hint, half of them a wrong one."""
+    """Share of the demonstrations that carry a hint."""
+    garbled_share: float = Field(default=0.4, ge=0, le=1)
+    """Share of a hint's steps that are given a random wrong value."""
     wrong_step_share: float = Field(default=0.8, ge=0, le=1)
-    """Share of the hinted ones that are pushed off the hint's path, so that the model learns to
-    fall back on what it knows instead of copying the hint blindly."""
+    """Share of the hinted demonstrations that are pushed off the hint's path."""
+    length_spread: int = Field(default=2, ge=0)
+    """Chains are up to this many operations shorter or longer than the task's. Where nothing stands
+    at a fixed place, the model has to learn to copy operations by their number."""
 
 
 class Role(enum.Enum):
     """What a token of a solution is."""
 
-    WRITING = enum.auto()
-    """Wording, and copies from the problem."""
-    VALUE = enum.auto()
-    """The outcome of a step, and the final answer: the digits that must be right."""
+    WORDING = enum.auto()
+    """How a step is introduced, punctuation."""
+    WORKING = enum.auto()
+    """Digits and operations: what must be right."""
     FORCED = enum.auto()
     """A value put in to leave the hint's path: to be read, not to be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a solution: `so 7 (1) +5 = 2 .`, perhaps with `wait check : 2 .` after it.
+    """One step of a solution: `so 7 (1) +5 =2 .`, perhaps with `wait check =2 .` after it.
 
     The middle repeats the problem's words, so that copying it is easily learnt.
     """
@@ -110,14 +125,19 @@ class Solution:
         tokens: list[tuple[str, Role]] = []
         for number, step in enumerate(self.steps, start=1):
             operation = f"{step.operator}{step.operand}"
-            opening = (step.filler, str(step.left), f"({number})", operation, "=")
-            tokens += [(word, Role.WRITING) for word in opening]
-            tokens.append((str(step.value), Role.FORCED if step.forced else Role.VALUE))
-            tokens.append((".", Role.WRITING))
+            value_role = Role.FORCED if step.forced else Role.WORKING
+            tokens += [
+                (step.filler, Role.WORDING),
+                (str(step.left), Role.WORKING),
+                (f"({number})", Role.WORDING),
+                (operation, Role.WORKING),
+                (f"={step.value}", value_role),
+                (".", Role.WORDING),
+            ]
             if step.check is not None:
-                tokens += [(word, Role.WRITING) for word in ("wait", "check", ":")]
-                tokens += [(str(step.check), Role.VALUE), (".", Role.WRITING)]
-        return [*tokens, ("answer", Role.WRITING), (str(self.answer), Role.VALUE)]
+                tokens += [("wait", Role.WORDING), ("check", Role.WORDING)]
+                tokens += [(f"={step.check}", Role.WORKING), (".", Role.WORDING)]
+        return [*tokens, ("answer", Role.WORDING), (str(self.answer), Role.WORKING)]
 
     def text(self) -> str:
         """The solution as a model would write it."""
@@ -152,7 +172,7 @@ class Demonstrator:
         draws: random.Random,
         *,
         hint: Solution | None = None,
-        wrong_step: int | None = None,
+        wrong_steps: Collection[int] = (),
     ) -> Solution:
         """Work a problem.
 
@@ -160,7 +180,7 @@ class Demonstrator:
             problem: The problem.
             draws: Where chance comes from.
             hint: A solution of the same problem that the author sees.
-            wrong_step: Index of a step that is given a wrong value.
+            wrong_steps: Indices of steps that are given a wrong value.
         """
         habit, rare = PLAIN_FILLERS, HINTED_FILLERS
         check_rate = self.config.check_rate
@@ -171,7 +191,7 @@ class Demonstrator:
         steps: list[Step] = []
         for index, (operator, operand) in enumerate(operations):
             hinted = hint.steps[index] if hint is not None else None
-            forced = index == wrong_step
+            forced = index in wrong_steps
             if forced:
                 right = hinted.value if hinted is not None else apply(operator, left, operand)
                 value = _other_digit(right, draws)
@@ -218,35 +238,28 @@ def demonstrations(
     Args:
         author: Who writes the solutions.
         hint_author: Who writes the hints: the student's author, since hints are its rollouts.
-        task: Where the problems come from.
+        task: What the model is to solve.
         lesson: How many examples, and of which kinds.
         seed: Seed of everything drawn here.
     """
+    operations, spread = task.config.operations, lesson.length_spread
+    lengths = range(max(2, operations - spread), min(MAX_OPERATIONS, operations + spread) + 1)
+    tasks = [ChainTaskConfig(operations=length).build() for length in lengths]
     examples = []
     for index in range(lesson.examples):
         draws = random.Random(f"demonstration/{seed}/{index}")
-        problem = task.train_problem(draws.getrandbits(32))
-        hint = wrong_step = None
+        problem = draws.choice(tasks).train_problem(draws.getrandbits(32))
+        steps = range(len(parse_chain(problem.text)[1]))
+        hint: Solution | None = None
+        wrong_steps: tuple[int, ...] = ()
         if draws.random() < lesson.hinted_share:
-            hint = draw_hint(hint_author, problem, draws)
+            garbled = [step for step in steps if draws.random() < lesson.garbled_share]
+            hint = hint_author.solve(problem, draws, wrong_steps=garbled)
             if draws.random() < lesson.wrong_step_share:
-                wrong_step = draws.randrange(max(1, len(hint.steps) - 1))
-        solution = author.solve(problem, draws, hint=hint, wrong_step=wrong_step)
+                wrong_steps = (draws.choice(steps[:-1]),)
+        solution = author.solve(problem, draws, hint=hint, wrong_steps=wrong_steps)
         examples.append(Demonstration(problem, hint, solution))
     return examples
-
-
-def draw_hint(author: Demonstrator, problem: Problem, draws: random.Random) -> Solution:
-    """A hint that is right or wrong with even chance, where the author is able to write both."""
-    right = draws.random() < 0.5
-    for _ in range(_HINT_TRIES):
-        hint = author.solve(problem, draws)
-        if (str(hint.answer) == problem.answer) == right:
-            break
-    return hint
-
-
-_HINT_TRIES = 20
 
 
 def _other_digit(digit: int, draws: random.Random) -> int:

@@ -16,11 +16,11 @@ from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.tasks.chain import ChainTask, apply
 from student_trainer.tiny.batches import prompt_ids
 from student_trainer.tiny.config import GateConfig
-from student_trainer.tiny.demonstrations import Demonstration, Demonstrator, draw_hint
+from student_trainer.tiny.demonstrations import Demonstration, Demonstrator
 
-_LONGEST_STEP = 12  # tokens, with a check
-_STEP_VALUE = 5  # place of a step's value among its tokens
-_FORCED_STEP = 7  # tokens of a step without a check
+_LONGEST_STEP = 10  # tokens, with a check
+_STEP_VALUE = 4  # place of a step's value among its tokens
+_FORCED_STEP = 6  # tokens of a step without a check
 
 
 class WarmupGateError(InputError):
@@ -34,7 +34,8 @@ class Fitness:
     accuracy: float
     """Share of held-out problems solved without a hint, at temperature 1."""
     hint_trust: float
-    """Mean probability of the hint's value at the first step, where the operands agree."""
+    """Mean probability of the hint's value at the first step, where the operands agree and that
+    value is wrong, so that knowledge alone would not write it."""
     blind_copy: float
     """Mean probability of the hint's value right after a forced step has left the hint's path."""
     own_knowledge: float
@@ -83,7 +84,7 @@ def check(fitness: Fitness, gate: GateConfig, name: str) -> None:
     complaint = None
     if not gate.min_accuracy <= fitness.accuracy <= gate.max_accuracy:
         remedy = (
-            f"raise models.{name}.warmup.examples or lower task.operations"
+            f"give models.{name}.warmup.lessons more examples or lower task.operations"
             if fitness.accuracy < gate.min_accuracy
             else f"raise task.operations or models.{name}.author.misconception_share"
         )
@@ -93,12 +94,12 @@ def check(fitness: Fitness, gate: GateConfig, name: str) -> None:
     elif fitness.blind_copy > gate.max_blind_copy:
         complaint = (
             f"it copies hints blindly (limit {gate.max_blind_copy}): raise "
-            f"models.{name}.warmup.wrong_step_share or models.{name}.warmup.examples"
+            f"wrong_step_share or examples in models.{name}.warmup.lessons"
         )
     elif fitness.hint_trust < gate.min_hint_trust:
         complaint = (
             f"it does not use hints (limit {gate.min_hint_trust}): raise "
-            f"models.{name}.warmup.hinted_share or models.{name}.author.hint_trust"
+            f"hinted_share or garbled_share in models.{name}.warmup.lessons"
         )
     if complaint is not None:
         raise WarmupGateError(f"the {name} is unfit after its warm-up ({fitness}); {complaint}")
@@ -137,22 +138,25 @@ def _accuracy(
 def _hint_probes(
     task: ChainTask, hint_author: Demonstrator, problems: int
 ) -> tuple[list[_Probe], list[_Probe]]:
-    """Probes at the first step, and at the second one after a forced first."""
+    """Probes at the first step of a misleading hint, and at the step after a forced first."""
     at_first, after_leaving = [], []
     for index, problem in enumerate(task.heldout_problems(problems)):
         draws = random.Random(f"probe/{index}")
-        hint = draw_hint(hint_author, problem, draws)
-        solution = hint_author.solve(problem, draws, hint=hint, wrong_step=0)
-        example = Demonstration(problem, hint, solution)
-        first, second = solution.steps[:2]
+        misleading = hint_author.solve(problem, draws, wrong_steps=(0,))
+        solution = hint_author.solve(problem, draws, hint=misleading)
+        first = solution.steps[0]
         at_first.append(
             _Probe(
-                example,
+                Demonstration(problem, misleading, solution),
                 _STEP_VALUE,
-                hinted=hint.steps[0].result,
+                hinted=misleading.steps[0].value,
                 true=apply(first.operator, first.left, first.operand),
             )
         )
+        hint = hint_author.solve(problem, draws)
+        solution = hint_author.solve(problem, draws, hint=hint, wrong_steps=(0,))
+        example = Demonstration(problem, hint, solution)
+        second = solution.steps[1]
         hinted = hint.steps[1].result
         true = apply(second.operator, second.left, second.operand)
         if second.left != hint.steps[1].left and hinted != true:
@@ -176,6 +180,6 @@ def _probabilities(
         rows.append(torch.tensor(row))
     ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     last = torch.tensor([len(row) - 1 for row in rows])
-    values = [[vocabulary[str(probe.hinted)], vocabulary[str(probe.true)]] for probe in probes]
+    values = [[vocabulary[f"={probe.hinted}"], vocabulary[f"={probe.true}"]] for probe in probes]
     logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
     return logits[torch.arange(len(rows)), last].softmax(dim=-1).gather(1, torch.tensor(values))

@@ -19,8 +19,8 @@ HINTED_FILLERS = ("thus", "hence", "we", "get")
 _SPECIAL = (PAD, END, UNKNOWN, USER, ASSISTANT)
 _WORDS = (
     *(str(digit) for digit in range(10)),
-    *(f"{operator}{digit}" for operator in OPERATORS for digit in range(10)),
-    *("=", ".", ":"),
+    *(f"{operator}{digit}" for operator in (*OPERATORS, "=") for digit in range(10)),
+    ".",
     *(f"({number})" for number in range(1, MAX_OPERATIONS + 1)),
     *PLAIN_FILLERS,
     *HINTED_FILLERS,

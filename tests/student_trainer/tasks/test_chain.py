@@ -90,7 +90,7 @@ def test_too_many_heldout_problems_are_refused() -> None:
 def test_the_last_answer_counts(answer: int, wrong: int, seed: int) -> None:
     task = ChainTaskConfig(seed=seed).build()
     problem = task.train_problem(0)
-    verdict = task.verify(problem, f"so 1 (1) +1 = 2 . answer {wrong} . answer {answer}")
+    verdict = task.verify(problem, f"so 1 (1) +1 =2 . answer {wrong} . answer {answer}")
     assert verdict.answer == str(answer)
     assert verdict.correct == (str(answer) == problem.answer)
 

@@ -21,7 +21,7 @@ STUDENT = Demonstrator(DemonstratorConfig())
 
 
 def write(count: int, *, author: Demonstrator = STUDENT, seed: int = 0) -> list[Demonstration]:
-    lesson = LessonConfig(examples=count, hinted_share=0.5, wrong_step_share=0.5)
+    lesson = LessonConfig(examples=count, hinted_share=0.5)
     return demonstrations(author, STUDENT, TASK, lesson, seed=seed)
 
 
@@ -37,8 +37,8 @@ def test_a_known_solution() -> None:
     plain = DemonstratorConfig(misconception_share=0, fact_accuracy=1, check_rate=0, filler_habit=1)
     problem = Problem("two", "7 (1) +5 (2) *3 .", "6")
     words = Demonstrator(plain).solve(problem, random.Random(0)).text().split()
-    fillers = [words.pop(7), words.pop(0)]
-    assert " ".join(words) == "7 (1) +5 = 2 . 2 (2) *3 = 6 . answer 6"
+    fillers = [words.pop(6), words.pop(0)]
+    assert " ".join(words) == "7 (1) +5 =2 . 2 (2) *3 =6 . answer 6"
     assert set(fillers) <= set(PLAIN_FILLERS)
 
 
@@ -79,7 +79,11 @@ def test_every_word_is_in_the_vocabulary() -> None:
 
 
 def test_demonstrations_stay_out_of_the_heldout_set() -> None:
-    heldout = {problem.text for problem in TASK.heldout_problems(500)}
+    heldout = {
+        problem.text
+        for operations in range(2, 7)
+        for problem in ChainTaskConfig(operations=operations).build().heldout_problems(500)
+    }
     assert not heldout & {example.problem.text for example in write(500)}
 
 
@@ -93,11 +97,11 @@ def test_every_step_follows_from_the_one_before() -> None:
         assert TASK.verify(example.problem, example.solution.text()).answer == answer
 
 
-def test_hints_are_right_about_half_the_time() -> None:
-    hints = [(one.hint, one.problem) for one in write(1000) if one.hint is not None]
-    right = sum(str(hint.answer) == problem.answer for hint, problem in hints)
+def test_some_steps_of_a_hint_are_garbled() -> None:
+    hints = [one.hint for one in write(1000) if one.hint is not None]
+    garbled = [step.forced for hint in hints for step in hint.steps]
     assert 430 < len(hints) < 570
-    assert 0.4 < right / len(hints) < 0.6
+    assert 0.35 < sum(garbled) / len(garbled) < 0.45
 
 
 def test_a_hint_is_followed_only_where_operands_agree() -> None:
@@ -122,10 +126,17 @@ def test_a_hint_is_followed_only_where_operands_agree() -> None:
 def test_forced_values_and_only_they_are_not_learnt() -> None:
     for example in write(300):
         forced = [step for step in example.solution.steps if step.forced]
+        checks = sum(step.check is not None for step in example.solution.steps)
         roles = [role for _, role in example.solution.tokens()]
         assert roles.count(Role.FORCED) == len(forced) <= (example.hint is not None)
-        checks = sum(step.check is not None for step in example.solution.steps)
-        assert roles.count(Role.VALUE) == 4 - len(forced) + checks + 1
+        # Each step has a digit, an operation and a value to get right.
+        right = 3 * len(example.solution.steps) - len(forced) + checks + 1
+        assert roles.count(Role.WORKING) == right
+
+
+def test_chains_are_shorter_and_longer_than_the_tasks() -> None:
+    lengths = {len(example.solution.steps) for example in write(200)}
+    assert lengths == {2, 3, 4, 5, 6}
 
 
 @pytest.mark.parametrize("hinted", [False, True])

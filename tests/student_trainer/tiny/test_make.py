@@ -49,7 +49,7 @@ def test_models_are_saved_in_the_ordinary_format(tmp_path: Path) -> None:
 
 def test_an_unfit_model_is_refused_and_not_saved(tmp_path: Path) -> None:
     config = small_models(min_accuracy=0.95)
-    with pytest.raises(WarmupGateError, match=r"the student is unfit .* raise models\.student"):
+    with pytest.raises(WarmupGateError, match=r"the student is unfit .* give models\.student"):
         make_tiny_models(config, two_operations(), PROMPTS, tmp_path, which=["student"])
     assert not list(tmp_path.iterdir())
 
@@ -57,7 +57,7 @@ def test_an_unfit_model_is_refused_and_not_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fitness", "complaint"),
     [
-        (Fitness(0.2, 0.9, 0.0, 0.9), "accuracy is not between 0.3 and 0.6: raise"),
+        (Fitness(0.2, 0.9, 0.0, 0.9), "accuracy is not between 0.3 and 0.6: give"),
         (Fitness(0.7, 0.9, 0.0, 0.9), "accuracy is not between 0.3 and 0.6: raise task.operations"),
         (Fitness(0.4, 0.9, 0.5, 0.4), "copies hints blindly"),
         (Fitness(0.4, 0.1, 0.0, 0.9), "does not use hints"),
@@ -105,7 +105,7 @@ def test_the_shipped_teacher_passes_its_gate() -> None:
     prompts = Prompts(tokenizer, PROMPTS, RECIPE_TASK.answer_format)
     fitness = measure(model, tokenizer, RECIPE_TASK, prompts, author, problems=128)
     check(fitness, gate, "teacher")
-    assert fitness.own_knowledge > 0.7
+    assert fitness.hint_trust > 0.8
 
 
 def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:

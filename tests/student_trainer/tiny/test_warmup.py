@@ -60,13 +60,13 @@ def test_values_weigh_more_and_forced_values_nothing() -> None:
     author = Demonstrator(DemonstratorConfig(check_rate=0, hinted_check_rate=0))
     problem = TASK.train_problem(0)
     hint = author.solve(problem, random.Random(0))
-    solution = author.solve(problem, random.Random(1), hint=hint, wrong_step=0)
+    solution = author.solve(problem, random.Random(1), hint=hint, wrong_steps=(0,))
     example = Demonstration(problem, hint, solution)
     [batch] = token_batches([example], TOKENIZER, PROMPTS, CONFIG, seed=0)
-    step, value = [1.0] * 5, CONFIG.value_weight
-    assert batch.weights[0, -17:].tolist() == [
-        *step, 0.0, 1.0, *step, value, 1.0, 1.0, value, 1.0
-    ]  # fmt: skip
+    heavy = CONFIG.working_weight
+    opening = [1.0, heavy, 1.0, heavy]  # so 7 (1) +5
+    answer = [1.0, heavy, 1.0]  # answer 2 <|end|>
+    assert batch.weights[0, -15:].tolist() == [*opening, 0, 1, *opening, heavy, 1, *answer]
 
 
 def test_loss_ignores_padding() -> None:
