@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 
 from counterhint import Weights
@@ -81,8 +82,20 @@ def load_checkpoint(checkpoint: Path, student: Student, optimizer: Optimizer) ->
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         if not (checkpoint / name).is_file():
             raise InputError(f"{checkpoint} is no checkpoint: {name} is missing")
-    load_model(student.model, checkpoint / "model.safetensors", device=str(student.device))
-    optimizer.load_state_tensors(load_file(checkpoint / "optimizer.safetensors"))
+    try:
+        state = read_state(checkpoint)
+        load_model(student.model, checkpoint / "model.safetensors", device=str(student.device))
+        optimizer.load_state_tensors(load_file(checkpoint / "optimizer.safetensors"))
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{checkpoint} is damaged, or of another model than student.model: {error}; remove the "
+            "folder to go on from the checkpoint before it, or give the run's own student.model"
+        ) from error
+    return state
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """Where the run stood at a checkpoint."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     weights = state.pop("weights")
     return TrainingState(weights=Weights(**weights) if weights else None, **state)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -83,10 +84,20 @@ def load_student(config: StudentConfig) -> Student:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        config.model, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-    )
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by the kind of device
+        raise InputError(f"student.device: {device} cannot be used here: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"student.model: {config.model} cannot be loaded: {error}; it must hold a causal "
+            "language model in transformers format with its tokenizer, whole and undamaged"
+        ) from error
     model.to(device)  # type: ignore[arg-type]  # the stub lacks the device
     model.eval()
     check_head(model)

@@ -6,10 +6,10 @@ the file > defaults. Paths are relative to the working directory.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from counterhint.errors import InputError
 from student_trainer.batches import BatchConfig
@@ -70,6 +70,16 @@ class Recipe(Config):
     report: RolloutLogConfig = RolloutLogConfig()
     """What is kept for the report."""
 
+    @model_validator(mode="after")
+    def _groups_can_hold_hints(self) -> Self:
+        siblings = self.hints.correct == "self_rollout" and self.hints.without_hint == "drop"
+        if self.method.kind != "grpo" and siblings and self.rollouts.group_size < 3:
+            raise ValueError(
+                "rollouts.group_size must be 3 or more: a rollout needs a right and a wrong "
+                "sibling to have hints"
+            )
+        return self
+
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """The content of a recipe file.
@@ -83,7 +93,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold `key: value` lines")
@@ -104,15 +114,19 @@ def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, 
     """
     content = read_recipe_file(path)
     content.pop("models", None)
+    values = []
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX):
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            _set(content, key, text, f"environment variable {name}")
+            values.append((key, text, f"environment variable {name}"))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError(f"{override!r} is not key=value, for example optimizer.lr=1e-6")
-        _set(content, key, text, override)
+        values.append((key, text, override))
+    # Kinds first: another kind drops the keys of the old one, not those given with it.
+    for key, text, source in sorted(values, key=lambda value: not value[0].endswith(".kind")):
+        _set(content, key, text, source)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

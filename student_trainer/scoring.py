@@ -50,8 +50,14 @@ class GroupJob:
         """The log probs of each hinted rollout, by its index in the group.
 
         Raises:
-            ValueError: some of the numbers are missing.
+            ValueError: some of the numbers are missing, or of other weights than the job names.
         """
+        wanted = self.job.weights
+        if wanted is not None and result.weights_revision != wanted.revision:
+            raise ValueError(
+                f"job {self.job.id} names weights {wanted.revision}, but was scored with "
+                f"{result.weights_revision}"
+            )
         scores = {}
         for rollout, pairs in self.pairs_of.items():
             rows = [result.pair(pair) for pair in pairs]

@@ -5,6 +5,7 @@ safetensors file where teachers can read it, and its next jobs name that file.
 """
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,16 +45,13 @@ TeacherRefreshConfig = Annotated[
     FixedTeacherConfig | SnapshotTeacherConfig, Field(discriminator="kind")
 ]
 
-KEPT = 2
-"""Published files that stay: the one in use, and the one before for jobs still on their way."""
-
 
 def publish_weights(
     model: PreTrainedModel, folder: Path, *, run_id: str, steps_done: int
 ) -> Weights:
     """Writes the model's weights as `folder/step-000010.safetensors` and names them.
 
-    The file appears under its name only when it is complete; older ones beyond the last few go.
+    The file appears under its name only when it is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{steps_done:06d}.safetensors"
@@ -63,11 +61,22 @@ def publish_weights(
     with unfinished.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     unfinished.rename(file)
-    for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
-        old.unlink()
     return Weights(
         name=run_id,
         revision=f"step-{steps_done:06d}-{digest[:12]}",
         uri=file.resolve().as_uri(),
         sha256=digest,
     )
+
+
+def prune_weights(folder: Path, named: Iterable[Weights | None]) -> None:
+    """Removes published files that nobody names any more.
+
+    Args:
+        folder: where they are.
+        named: what stays: the weights of every checkpoint that a run may go on from.
+    """
+    uris = {weights.uri for weights in named if weights is not None}
+    for file in folder.glob("step-*.safetensors"):
+        if file.resolve().as_uri() not in uris:
+            file.unlink()

@@ -22,17 +22,18 @@ import numpy as np
 import yaml
 
 from counterhint import CounterhintError, ScoringClient, ScoringResult
-from counterhint.errors import InputError
+from counterhint.errors import InputError, Unavailable
 from student_trainer.batches import Row, micro_batches, shuffled_parts
 from student_trainer.checkpoints import (
     TrainingState,
     latest_checkpoint,
     load_checkpoint,
+    read_state,
     save_checkpoint,
 )
 from student_trainer.evaluation import Evaluation, GradedSample, summarize
 from student_trainer.groups import Group
-from student_trainer.hints import RolloutHints, choose_hints
+from student_trainer.hints import Hint, RolloutHints, choose_hints
 from student_trainer.log_probs import response_log_probs
 from student_trainer.models import load_student
 from student_trainer.monitors import (
@@ -44,14 +45,14 @@ from student_trainer.monitors import (
 )
 from student_trainer.optimizer import Optimizer
 from student_trainer.prompts import Prompts
-from student_trainer.recipe import Recipe
+from student_trainer.recipe import Recipe, read_recipe_file
 from student_trainer.rollout_log import logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupJob, build_group_job
 from student_trainer.seeds import derive_seed
 from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
 from student_trainer.summary import evaluation_totals, summarize_run
-from student_trainer.teacher_weights import publish_weights
+from student_trainer.teacher_weights import prune_weights, publish_weights
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,17 @@ class Trainer:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._resources = ExitStack()
+        with ExitStack() as resources:  # when something below fails, what was opened is closed
+            self._resources = resources
+            self._open()
+            self._resources = resources.pop_all()
+
+    def _open(self) -> None:
+        recipe = self.recipe
         checkpoint = _find_checkpoint(recipe)
+        classes = recipe.report.token_classes
+        if classes is not None and not classes.is_file():
+            raise InputError(f"report.token_classes: there is no file {classes}")
         self._student = load_student(recipe.student)
         self._task = recipe.task.build()
         self._heldout = self._task.heldout_problems(recipe.evaluation.problems)
@@ -93,8 +103,13 @@ class Trainer:
             if checkpoint is None
             else load_checkpoint(checkpoint, self._student, self._optimizer)
         )
-        self._unmixed_steps = 0
+        if self._state.steps_done > recipe.steps:
+            raise InputError(
+                f"steps is {recipe.steps}, but the run has taken {self._state.steps_done} already"
+            )
+        self._idle_steps = 0
         self._teacher_name: str | None = None
+        self._check_hints()
         self._client = self._connect() if self._method.needs_hints else None
         resumed_step = None if checkpoint is None else self._state.steps_done
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
@@ -125,15 +140,38 @@ class Trainer:
     ) -> None:
         self._resources.close()
 
+    def _check_hints(self) -> None:
+        """Makes one hinted prompt, so that what cannot work shows before anything is sampled."""
+        if not self._method.needs_hints:
+            return
+        problem = self._task.train_problem(0)
+        self._prompts.hinted(problem, Hint(problem.solution or problem.answer, problem.answer))
+        if self.recipe.hints.correct == "gt_cot" and problem.solution is None:
+            raise InputError(
+                "hints.correct is gt_cot, but the task's problems have no solution: add a "
+                "`solution` to the data, or use self_rollout"
+            )
+
     def _connect(self) -> ScoringClient:
+        told: set[str] = set()
+
         def on_retry(error: CounterhintError) -> None:
-            log.warning("scoring waits: %s", error.message)
+            if error.message not in told:
+                told.add(error.message)
+                log.warning("scoring waits: %s", error.message)
 
         config = self.recipe.scoring
         client = self._resources.enter_context(
             ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
         )
-        teacher = client.check_tokenizer(self._student.fingerprint, config.connect_timeout)
+        try:
+            teacher = client.check_tokenizer(self._student.fingerprint, config.connect_timeout)
+        except Unavailable as error:
+            raise InputError(
+                f"scoring.address: no teacher or intake answered at {config.address} within "
+                f"{config.connect_timeout:g} s ({error.message}); start one with `counterhint "
+                "teacher serve` or `counterhint services run`"
+            ) from error
         self._teacher_name = teacher.model_id
         return client
 
@@ -161,6 +199,8 @@ class Trainer:
                 self._save()
         if self._state.steps_done % recipe.checkpoint.every:
             self._save()
+        if "after/accuracy" not in self._state.totals:  # resumed at its end, with fewer steps
+            self._with_evaluation({}, "after")
         summary = summarize_run(
             recipe.method.kind,
             self._teacher_name,
@@ -177,9 +217,9 @@ class Trainer:
         began = time.perf_counter()
         scored = self._sample(step, watch)
         groups = [entry.group for entry in scored]
-        self._check_mixed(groups)
         costs = self._collect_scores(scored, watch)
         rows = [row for entry in scored for row in entry.rows.values()]
+        self._check_learning(groups, rows)
         with watch.stage("update"):
             metrics = self._update(step, rows) if rows else {}
         self._log_rollouts(step + 1, scored)
@@ -271,9 +311,8 @@ class Trainer:
         parts = shuffled_parts(
             rows, config.updates_per_step, derive_seed(self.recipe.seed, "updates", step)
         )
-        self._student.model.train()
+        # The model stays in evaluation mode: dropout would part it from what was sampled.
         metrics = [self._update_once(step, part) for part in parts if part]
-        self._student.model.eval()
         return {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0]}
 
     def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
@@ -355,20 +394,29 @@ class Trainer:
             self._monitors.progress("evaluating", len(graded), len(self._heldout))
         return summarize(graded)
 
-    def _check_mixed(self, groups: Sequence[Group]) -> None:
-        if any(group.mixed for group in groups):
-            self._unmixed_steps = 0
+    def _check_learning(self, groups: Sequence[Group], rows: Sequence[Row]) -> None:
+        """Ends a run that has had nothing to learn from for too long."""
+        mixed = any(group.mixed for group in groups)
+        if mixed and rows:
+            self._idle_steps = 0
             return
-        self._unmixed_steps += 1
+        self._idle_steps += 1
         bound = min(self.recipe.stop_after_unmixed_steps, self.recipe.steps)
-        if self._unmixed_steps < bound:
+        if self._idle_steps < bound:
             return
+        if mixed:
+            raise InputError(
+                f"no rollout of the last {bound} steps had both a right and a wrong hint, so there "
+                "is nothing to learn from: raise rollouts.group_size, check that wrong rollouts "
+                "give an answer that the verifier can read, or set hints.without_hint=plain"
+            )
         reward = np.mean([rollout.reward for group in groups for rollout in group.rollouts])
         raise InputError(
             f"no group of the last {bound} steps held both right and wrong rollouts (pass rate "
             f"{reward:.2f}), so there is nothing to learn from: make the task "
-            f"{'easier' if reward < 0.5 else 'harder'}, raise rollouts.group_size, or check that "
-            "the prompt asks for the answer in the form that the verifier reads"
+            f"{'easier' if reward < 0.5 else 'harder'}, raise rollouts.group_size or "
+            "rollouts.temperature, or check that the prompt asks for the answer in the form that "
+            "the verifier reads"
         )
 
     def _log_rollouts(self, step: int, scored: Sequence[_ScoredGroup]) -> None:
@@ -394,26 +442,57 @@ class Trainer:
         )
 
     def _save(self) -> None:
+        folder = self.recipe.run_dir / "checkpoints"
         save_checkpoint(
-            self.recipe.run_dir / "checkpoints",
-            self._state,
-            self._student,
-            self._optimizer,
-            self.recipe.checkpoint.keep,
+            folder, self._state, self._student, self._optimizer, self.recipe.checkpoint.keep
         )
+        kept = [read_state(checkpoint).weights for checkpoint in folder.glob("step-*")]
+        prune_weights(self.recipe.run_dir / "weights", kept)
+
+
+_MAY_CHANGE = frozenset(
+    {"run_dir", "steps", "resume", "scoring", "checkpoint", "evaluation", "report"}
+)
+"""Keys of a recipe that a resumed run may have otherwise."""
 
 
 def _find_checkpoint(recipe: Recipe) -> Path | None:
     """The checkpoint to go on from; None for a new run.
 
     Raises:
-        InputError: the folder holds a run, and the recipe does not say to resume it.
+        InputError: the folder holds a run that the recipe does not say to resume, or another one.
     """
+    if recipe.run_dir.is_file():
+        raise InputError(f"run_dir: {recipe.run_dir} is a file: name a folder")
     if recipe.resume:
-        return latest_checkpoint(recipe.run_dir / "checkpoints")
+        checkpoint = latest_checkpoint(recipe.run_dir / "checkpoints")
+        if checkpoint is None:
+            log.warning("no checkpoint in %s yet: the run starts over", recipe.run_dir)
+        else:
+            _check_same_run(recipe)
+        return checkpoint
     if (recipe.run_dir / "metrics.jsonl").exists():
         raise InputError(
             f"run_dir: {recipe.run_dir} already holds a run: resume=true goes on with it, or "
             "choose another folder"
         )
     return None
+
+
+def _check_same_run(recipe: Recipe) -> None:
+    """Refuses to go on with a run by other rules than it began with.
+
+    Raises:
+        InputError: naming the keys that differ.
+    """
+    file = recipe.run_dir / "recipe.yaml"
+    began = read_recipe_file(file)
+    now = recipe.model_dump(mode="json")
+    changed = sorted(
+        key for key in now.keys() - _MAY_CHANGE if began.get(key, now[key]) != now[key]
+    )
+    if changed:
+        raise InputError(
+            f"resume=true, but {', '.join(changed)} differ from {file}: give the values that the "
+            "run began with, or another run_dir"
+        )

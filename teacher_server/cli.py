@@ -43,7 +43,7 @@ class Serve(Command):
     """Largest top-k that a job may ask for."""
     max_batch_tokens: int = Field(16384, ge=1)
     """Most tokens of a batch, padding and cached ones included."""
-    max_job_tokens: int = Field(131_072, ge=1)
+    max_job_tokens: int = Field(1_048_576, ge=1)
     """Largest job in computed tokens; larger ones are refused for good."""
     max_queued_tokens: int = Field(1_048_576, ge=1)
     """Most tokens that wait or run; jobs beyond are told to come back later."""

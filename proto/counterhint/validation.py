@@ -34,7 +34,8 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo) -> None:
         raise InvalidJob(
             f"pair {pair} (context {context} of {job.context_lengths[context]} tokens + response "
             f"{response} of {job.response_lengths[response]}) is {longest} tokens long, but the "
-            f"teacher takes at most {teacher.max_model_len}",
+            f"teacher takes at most {teacher.max_model_len}: shorten prompts or responses, or "
+            "serve a teacher that takes more",
             reason="PAIR_TOO_LONG",
             details={"pair": pair, "tokens": longest, "max_model_len": teacher.max_model_len},
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from counterhint.errors import InputError
 from student_trainer.groups import Group, Rollout
 from student_trainer.models import Student
 from student_trainer.prompts import Prompts
@@ -34,9 +35,19 @@ class RolloutGenerator:
         """Yields each problem's index and graded group, as soon as it is complete.
 
         The arguments are those of `Sampler.sample_groups`; `seed` decides every draw.
+
+        Raises:
+            InputError: a response could outgrow the student's context.
         """
         generator = torch.Generator(device=self._student.device).manual_seed(seed)
         prompts = [self._prompts.plain(problem) for problem in problems]
+        longest = max(map(len, prompts)) + max_new_tokens
+        limit = getattr(self._student.model.config, "max_position_embeddings", None)
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"the longest prompt and rollouts.max_new_tokens ({max_new_tokens}) make {longest} "
+                f"tokens, but the student takes at most {limit}: lower rollouts.max_new_tokens"
+            )
         with self._student.autocast():
             for index, samples in self._sampler.sample_groups(
                 prompts,

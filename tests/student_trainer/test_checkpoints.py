@@ -59,6 +59,16 @@ def test_the_newest_stay_and_the_newest_is_found(student: Student, tmp_path: Pat
     assert newest.name == "step-000010"
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named(student: Student, tmp_path: Path, name: str) -> None:
+    optimizer = make_optimizer(student)
+    take_step(student, optimizer)
+    saved = save_checkpoint(tmp_path, STATE, student, optimizer, keep=2)
+    (saved / name).write_bytes((saved / name).read_bytes()[:20])
+    with pytest.raises(InputError, match="is damaged"):
+        load_checkpoint(saved, student, optimizer)
+
+
 def test_an_incomplete_checkpoint_is_named(student: Student, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.safetensors is missing"):
         load_checkpoint(tmp_path, student, make_optimizer(student))

@@ -36,12 +36,30 @@ def test_another_kind_drops_the_keys_of_the_old_one(recipe: Path) -> None:
     assert kept.tau == 0.1
 
 
+def test_values_given_with_another_kind_stay_in_any_order(recipe: Path) -> None:
+    for overrides in (
+        ["method.epsilon=0.1", "method.kind=grpo"],
+        ["method.kind=grpo", "method.epsilon=0.1"],
+    ):
+        assert load_recipe(recipe, overrides, {}).method.epsilon == 0.1
+    environment = {"COUNTERHINT_TRAIN_METHOD__EPSILON": "0.1"}
+    assert load_recipe(recipe, ["method.kind=grpo"], environment).method.epsilon == 0.1
+
+
+def test_text_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("steps: 5 # é".encode("latin-1"))
+    with pytest.raises(InputError, match="is not YAML"):
+        load_recipe(path, [], {})
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("optimizer.lrr=1", r"optimizer\.lrr: no such key"),
         ("method.tau=-1", r"method\.tau: .*greater than 0 \(got -1\)"),
         ("method.kind=rlcds", r"method: .*'rlcds' found.*'grpo', 'rlcsd'"),
+        ("rollouts.group_size=2", "group_size must be 3 or more"),
         ("steps", "'steps' is not key=value"),
         ("steps.more=1", "steps is a value, not a section"),
         ("steps=[", "is not YAML"),

@@ -9,6 +9,7 @@ from student_trainer.models import Student
 from student_trainer.teacher_weights import (
     FixedTeacherConfig,
     SnapshotTeacherConfig,
+    prune_weights,
     publish_weights,
 )
 
@@ -29,9 +30,12 @@ def test_published_weights_are_named_by_their_content(student: Student, tmp_path
     assert all(torch.equal(tensors[name], named[name]) for name in tensors)
 
 
-def test_old_files_go_and_none_is_left_unfinished(student: Student, tmp_path: Path) -> None:
-    for step in (10, 20, 30):
+def test_only_what_is_named_stays_and_nothing_unfinished(student: Student, tmp_path: Path) -> None:
+    published = [
         publish_weights(student.model, tmp_path, run_id="run", steps_done=step)
+        for step in (10, 20, 30)
+    ]
+    prune_weights(tmp_path, [None, *published[1:]])
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "step-000020.safetensors",
         "step-000030.safetensors",

@@ -1,6 +1,7 @@
 """The whole training loop, against a real teacher server."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,85 @@ def test_another_tokenizer_is_refused(
 
 def test_an_absent_teacher_is_named(student_folder: Path, workplace: Path) -> None:
     scoring = {"address": "unix:///nowhere", "connect_timeout": 0.5}
-    with pytest.raises(CounterhintError) as caught:
+    with pytest.raises(InputError, match=r"scoring\.address: .* unix:///nowhere .* teacher serve"):
         Trainer(make_recipe(workplace / "absent", student_folder, scoring=scoring))
-    assert caught.value.reason == "UNAVAILABLE"
+
+
+def test_a_run_can_be_resumed_from_any_kept_checkpoint(
+    teacher: str, student_folder: Path, workplace: Path
+) -> None:
+    """Weights are published more often than checkpoints are made."""
+    run_dir = workplace / "published-often"
+    settings: dict[str, Any] = {
+        "scoring": {"address": teacher},
+        "teacher_refresh": {"kind": "snapshot", "every": 1},
+        "checkpoint": {"every": 4, "keep": 2},
+        "evaluation": {"problems": 2},
+    }
+    with Trainer(make_recipe(run_dir, student_folder, steps=11, **settings)) as trainer:
+        trainer.run()
+    shutil.rmtree(run_dir / "checkpoints" / "step-000011")  # as if killed before it
+    recipe = make_recipe(run_dir, student_folder, steps=11, resume=True, **settings)
+    with Trainer(recipe) as trainer:
+        assert trainer.run()["steps"] == 11
+    assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")] == list(range(12))
+
+
+def test_a_run_goes_on_by_its_own_rules_only(student_folder: Path, workplace: Path) -> None:
+    run_dir = workplace / "rules"
+    settings: dict[str, Any] = {"method": {"kind": "grpo"}, "steps": 2}
+    with Trainer(make_recipe(run_dir, student_folder, **settings)) as trainer:
+        trainer.run()
+    settings["resume"] = True
+    with pytest.raises(InputError, match="seed differ from"):
+        Trainer(make_recipe(run_dir, student_folder, seed=5, **settings))
+    with pytest.raises(InputError, match="steps is 1, but the run has taken 2"):
+        Trainer(make_recipe(run_dir, student_folder, **{**settings, "steps": 1}))
+    with Trainer(make_recipe(run_dir, student_folder, **{**settings, "steps": 3})) as trainer:
+        assert trainer.run()["steps"] == 3
+
+
+def test_rollouts_without_hints_end_the_run(
+    teacher: str, student_folder: Path, workplace: Path
+) -> None:
+    recipe = make_recipe(
+        workplace / "hintless",
+        student_folder,
+        scoring={"address": teacher},
+        # One in some thirty is right: never two of three.
+        rollouts={"prompts_per_step": 16, "group_size": 3, "max_new_tokens": 60},
+        stop_after_unmixed_steps=2,
+    )
+    with Trainer(recipe) as trainer, pytest.raises(InputError, match="nothing to learn from"):
+        trainer.run()
+
+
+def test_responses_that_could_outgrow_the_student_are_refused(
+    student_folder: Path, workplace: Path
+) -> None:
+    recipe = make_recipe(
+        workplace / "outgrown",
+        student_folder,
+        method={"kind": "grpo"},
+        rollouts={"prompts_per_step": 1, "group_size": 2, "max_new_tokens": 100_000},
+    )
+    with Trainer(recipe) as trainer, pytest.raises(InputError, match="takes at most"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("damage", ["weights", "tokenizer", "device"])
+def test_a_student_that_cannot_be_loaded_is_named(
+    damage: str, student_folder: Path, workplace: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(student_folder, folder)
+    if damage == "weights":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "tokenizer":
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+    device = "nowhere" if damage == "device" else "cpu"
+    recipe = make_recipe(workplace / "damaged", folder, student={"model": folder, "device": device})
+    with pytest.raises(InputError, match=r"student\.(model|device): .* cannot be"):
+        Trainer(recipe)
