@@ -24,7 +24,7 @@ class Train(Command):
 
     recipe: CliPositionalArg[Path]
     """The recipe, a YAML file."""
-    overrides: CliPositionalArg[list[str]] = Field(default_factory=list)
+    overrides: CliPositionalArg[list[str]] = Field([])
     """key=value: values that replace those of the recipe; dotted keys, YAML values."""
 
     def run(self) -> int:

@@ -9,6 +9,7 @@ Needs the extra `cli`.
 """
 
 import argparse
+import json
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -110,8 +111,13 @@ def _parse(command: type[Command], name: str, arguments: Sequence[str]) -> Comma
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         with_file, cli_prog_name=name, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    # As JSON, which is taken as it is: given as lists, values are split at their commas.
+    values = {
+        field: json.dumps(value) if isinstance(value, list) else value
+        for field, value in vars(source.root_parser.parse_args(arguments)).items()
+    }
     try:
-        return CliApp.run(with_file, cli_args=list(arguments), cli_settings_source=source)
+        return CliApp.run(with_file, cli_args=values, cli_settings_source=source)
     except ValidationError as error:
         raise InputError(_describe(error, command)) from error
 
@@ -121,6 +127,8 @@ def _check_file(file: Path) -> None:
         raise InputError(f"--config {file}: no such file")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"--config {file} is not UTF-8 ({error}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise InputError(f"--config {file} is not YAML: {error}") from error
     if content is not None and not isinstance(content, dict):

@@ -72,4 +72,10 @@ def load_template(name_or_path: str) -> HintTemplate:
             f"no hint template {name_or_path!r}: give a file, or one of "
             f"{', '.join(builtin_templates())}"
         )
-    return HintTemplate(path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TemplateError(
+            f"hint template {name_or_path} is not UTF-8 ({error}); save it as UTF-8"
+        ) from error
+    return HintTemplate(text)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from counterhint.errors import InputError, JobCancelled
@@ -121,8 +122,8 @@ def load_model(
     """The model of a folder, ready to score.
 
     Raises:
-        InputError: the folder holds no model, the device is not there, or the model's cache cannot
-            be shared.
+        InputError: the folder holds no model or a damaged one, the device is not there, or the
+            model's cache cannot be shared.
     """
     if not folder.is_dir():
         raise InputError(
@@ -152,6 +153,10 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
+    except SafetensorError as error:
+        raise InputError(
+            f"--model {folder}: its safetensors are damaged ({error}): copy the folder again"
+        ) from error
     except (ValueError, OSError) as error:
         raise InputError(f"--model {folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:

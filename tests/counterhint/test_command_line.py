@@ -2,8 +2,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from counterhint.command_line import Command, run_command
 from counterhint.errors import InputError, TokenizerMismatch, Unavailable
@@ -23,6 +25,8 @@ class Bake(Command):
     """How hot."""
     topping: list[str] = Field([])
     """What goes on top; repeatable."""
+    layers: CliPositionalArg[list[str]] = Field([])
+    """From the bottom up."""
 
     baked: ClassVar[list["Bake"]] = []
 
@@ -65,6 +69,22 @@ def test_a_flag_can_be_repeated() -> None:
     assert bake("--topping", "cream", "--topping", "sugar").topping == ["cream", "sugar"]
 
 
+@given(
+    st.lists(st.text(st.sampled_from("ab1,=[]{}\"'\\ \n-é")) | st.sampled_from(["None", "null"]))
+)
+def test_the_values_of_a_list_are_taken_as_they_are(values: list[str]) -> None:
+    assert bake("--", *values).layers == values
+    assert bake(*(f"--topping={value}" for value in values)).topping == values
+
+
+def test_a_list_that_is_not_given_comes_from_the_file(file: Path) -> None:
+    file.write_text("topping: [cream]\nlayers: ['plum, halved', dough]\n")
+    cake = bake("--config", str(file))
+    assert (cake.topping, cake.layers) == (["cream"], ["plum, halved", "dough"])
+    cake = bake("--config", str(file), "dough", "--topping", "sugar")
+    assert (cake.topping, cake.layers) == (["sugar"], ["dough"])
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -81,6 +101,14 @@ def test_a_file_that_cannot_be_used_ends_with_2_and_names_the_key(
     assert run_command(Bake, "bake", ["--config", str(file)]) == 2
     assert Bake.baked == []
     assert complaint in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_utf_8_ends_with_2(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_bytes("flavour: päre\n".encode("latin-1"))
+    assert run_command(Bake, "bake", ["--config", str(file)]) == 2
+    assert f"--config {file} is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:

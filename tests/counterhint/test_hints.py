@@ -80,3 +80,10 @@ def test_a_template_that_cannot_be_used_says_why(text: str, complaint: str) -> N
 def test_a_template_that_is_not_there_is_bad_input() -> None:
     with pytest.raises(InputError, match=r"no hint template 'nowhere\.txt'.*neutral"):
         load_template("nowhere.txt")
+
+
+def test_a_template_that_is_not_utf_8_is_bad_input(tmp_path: Path) -> None:
+    file = tmp_path / "latin.txt"
+    file.write_bytes("{{problem}} é {{hint}}".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.txt is not UTF-8.*save it as UTF-8"):
+        load_template(str(file))
