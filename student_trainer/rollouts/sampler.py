@@ -29,7 +29,9 @@ class RolloutConfig(Config):
     max_new_tokens: int = Field(512, ge=1)
     """Longest response; one that reaches it counts as truncated."""
     temperature: float = Field(1.0, gt=0)
-    """Sampling temperature; the student's log probs are taken at the same one."""
+    """Sampling temperature; the student's log probs are taken at the same one, the teacher's always
+    at 1. So at other temperatures the one-sided signal of metrics and report shows the difference
+    in temperature as well; the contrast does not."""
     max_rows: int = Field(256, ge=1)
     """Most rollouts that are sampled at the same time."""
 
