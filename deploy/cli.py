@@ -55,10 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     known = [name for name in COMMANDS if name.split()[0] == words[0]]
-    if known:
+    if known and words[1:] in (["-h"], ["--help"]):
         print(_overview(known))
-        return 0 if words[1:] in (["-h"], ["--help"]) else 2
-    print(f"counterhint: no command {words[0]!r}; counterhint --help lists them", file=sys.stderr)
+        return 0
+    if known:
+        given = " ".join(word for word in words[:2] if not word.startswith("-"))
+        message = f"no command {given!r}; these begin so:\n{_listing(known)}"
+    else:
+        message = f"no command {words[0]!r}; counterhint --help lists them"
+    print(f"counterhint: {message}", file=sys.stderr)
     return 2
 
 
@@ -86,19 +91,22 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _overview(names: Sequence[str] = tuple(COMMANDS)) -> str:
-    width = max(map(len, names))
-    lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
     return "\n".join(
         [
             "usage: counterhint COMMAND [--help] …",
             "",
             "Contrastive on-policy distillation: score solutions under correct and wrong hints.",
             "",
-            *lines,
+            _listing(names),
             "",
             "example: counterhint demo --out runs/demo",
         ]
     )
+
+
+def _listing(names: Sequence[str]) -> str:
+    width = max(map(len, names))
+    return "\n".join(f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names)
 
 
 _OURS = frozenset({"counterhint", "deploy", "services", "student_trainer", "teacher_server"})

@@ -17,10 +17,8 @@ from counterhint.command_line import (
     EXIT_NEGATIVE,
     Command,
 )
-from deploy.local.demo import DemoPlan, StageFailed, run_demo
+from deploy.local.demo import REPOSITORY, DemoPlan, StageFailed, run_demo
 from deploy.local.supervisor import ServiceFailed
-
-_RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 class Demo(Command):
@@ -45,16 +43,17 @@ class Demo(Command):
     seed: int = 0
     """Seed of the training run."""
     recipe: Path | None = None
-    """A recipe to use instead of the model's own."""
+    """A recipe to use instead of the model's own. What it names is relative to the repository."""
     out: Path = Path("runs/demo")
-    """Run folder; an earlier run in it is replaced."""
+    """Run folder; an earlier demo's is replaced, any other that holds files is refused."""
 
     def run(self) -> int:
         """Runs the demo and says where its results are."""
         console = Console()
+        recipe = self.recipe or REPOSITORY / "recipes" / f"{self.model}.yaml"
         plan = DemoPlan(
-            recipe=self.recipe or _RECIPES / f"{self.model}.yaml",
-            out=self.out,
+            recipe=recipe.resolve(),
+            out=self.out.resolve(),
             method=self.method,
             teacher=self.teacher,
             steps=self.steps,

@@ -26,6 +26,10 @@ from counterhint.errors import InputError
 from deploy.local.redis import LocalRedis, find_redis_server
 from deploy.local.supervisor import Service, Supervisor
 
+REPOSITORY = Path(__file__).parents[2]
+"""Where the parts run: the files that a recipe names are relative to it."""
+MARKER = ".counterhint-demo"
+"""A file that the launcher alone writes: a run folder without it is never replaced."""
 _LONGEST_SOCKET_PATH = 100
 SUMMARY_KEYS = (
     "method",
@@ -49,7 +53,7 @@ SUMMARY_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What a demo is to do."""
+    """What a demo is to do; its paths are absolute, for the parts run in another folder."""
 
     recipe: Path
     """The recipe that the models are made by and the student is trained by."""
@@ -102,7 +106,11 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     stages = _Stages(console, total=4)
-    with _restored(console), _private_folder() as sockets, Supervisor(stages.note) as supervisor:
+    with (
+        _restored(console),
+        _private_folder() as sockets,
+        Supervisor(stages.note, folder=REPOSITORY) as supervisor,
+    ):
 
         def run(what: str, command: Sequence[str]) -> None:
             code = supervisor.run(command, plan.environment)
@@ -134,25 +142,37 @@ _TEACHERS = {
 
 
 def prepare_run_folder(plan: DemoPlan) -> None:
-    """Makes an empty run folder that is recognisable as ours; an earlier run in it is replaced.
+    """Makes a run folder that holds nothing but `MARKER`; an earlier demo's folder is replaced.
 
     Raises:
-        InputError: no such recipe, or the folder holds something else than a run.
+        InputError: no such recipe, or the folder is not one that the launcher may replace.
     """
     if not plan.recipe.is_file():
         raise InputError(f"there is no recipe {plan.recipe}: run the demo from a clone of the code")
     out = plan.out
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: name a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / "recipe.yaml").is_file():
+    for what, path in (
+        ("the recipe", plan.recipe),
+        ("the working directory", Path.cwd()),
+        ("your home", Path.home()),
+    ):
+        if path.resolve().is_relative_to(out.resolve()):
             raise InputError(
-                f"--out {out} holds files, but no recipe.yaml, so it is not a run folder and is "
-                "not replaced: name another folder"
+                f"--out {out} would be replaced, but {what} {path} lies in it: name another folder"
+            )
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARKER).is_file():
+            raise InputError(
+                f"--out {out} holds files, but no {MARKER}, so no demo made it and it is not "
+                "replaced: name another folder"
             )
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(plan.recipe, out / "recipe.yaml")
+    (out / MARKER).write_text(
+        "`counterhint demo` made this folder and replaces it when it is given it again.\n",
+        encoding="utf-8",
+    )
 
 
 def models_command(plan: DemoPlan) -> list[str]:

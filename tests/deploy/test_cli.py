@@ -31,16 +31,30 @@ def test_without_a_command_all_are_listed(
     assert all(f"  {name} " in printed for name in COMMANDS)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"), [(["queue", "--help"], 0), (["queue"], 2), (["queue", "lose"], 2)]
-)
-def test_the_first_word_of_commands_lists_them(
-    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+def test_the_first_word_of_commands_has_help_that_lists_them(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(arguments) == code
+    assert main(["queue", "--help"]) == 0
     printed = capsys.readouterr().out
     for name in COMMANDS:
         assert (COMMANDS[name].summary in printed) == name.startswith("queue ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [("queue", "queue"), ("queue lose", "queue lose"), ("queue --redis unix:///r.sock", "queue")],
+)
+def test_the_first_word_of_commands_alone_is_no_command(
+    arguments: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    first, *listed = printed.err.splitlines()
+    assert first == f"counterhint: no command '{named}'; these begin so:"
+    assert [" ".join(line.split()[:2]) for line in listed] == [
+        name for name in COMMANDS if name.startswith("queue ")
+    ]
 
 
 def test_an_unknown_command_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,14 +62,17 @@ class RunningDemo:
 
 @contextmanager
 def demo(folder: Path, *arguments: str) -> Iterator[RunningDemo]:
+    """A demo that is started in `folder`, by relative paths, as from anywhere."""
+    shutil.copyfile(RECIPE, folder / "my.yaml")
     terminal = folder / "terminal.txt"
     # pytest's folders are too deep for sockets
     with tempfile.TemporaryDirectory() as sockets, terminal.open("wb") as output:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "deploy.cli", "demo", "--recipe", str(RECIPE)),
-                *("--out", str(folder / "run"), *arguments),
+                *(sys.executable, "-m", "deploy.cli", "demo", "--recipe", "my.yaml"),
+                *("--out", "run", *arguments),
             ],
+            cwd=folder,
             env={**os.environ, "TMPDIR": sockets},
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -143,7 +147,7 @@ def test_the_report_needs_no_other_file(finished: FinishedDemo) -> None:
 
 def test_the_end_says_what_came_out_and_where_it_is(finished: FinishedDemo) -> None:
     assert "Held-out accuracy" in finished.output
-    assert str(finished.out / "report.html") in finished.output.replace("\n", "")
+    assert "Report:   run/report.html" in finished.output
 
 
 def test_nothing_is_left_behind(finished: FinishedDemo) -> None:
@@ -168,12 +172,18 @@ def test_ctrl_c_ends_everything(stage: str, tmp_path: Path) -> None:
         assert list(running.sockets.glob("counterhint-*")) == []
 
 
-def test_a_folder_that_is_no_run_is_not_replaced(tmp_path: Path) -> None:
-    precious = tmp_path / "run" / "thesis.txt"
-    precious.parent.mkdir()
-    precious.touch()
-    with demo(tmp_path) as running:
+@pytest.mark.parametrize(
+    ("recipe", "reason"), [("my.yaml", "no demo made it"), ("run/recipe.yaml", "lies in it")]
+)
+def test_a_folder_that_no_demo_made_is_not_replaced(
+    recipe: str, reason: str, tmp_path: Path
+) -> None:
+    own = [tmp_path / "run" / name for name in ("recipe.yaml", "thesis.txt")]
+    own[0].parent.mkdir()
+    for file in own:
+        file.touch()
+    with demo(tmp_path, "--recipe", recipe) as running:
         output = running.wait_for_end()
     assert running.process.returncode == 2
-    assert "is not a run folder" in output
-    assert precious.exists()
+    assert reason in output
+    assert sorted((tmp_path / "run").iterdir()) == own

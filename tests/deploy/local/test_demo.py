@@ -10,6 +10,7 @@ from rich.console import Console
 from counterhint.errors import InputError
 from deploy.local.cli import Demo
 from deploy.local.demo import (
+    MARKER,
     SUMMARY_KEYS,
     DemoPlan,
     StageFailed,
@@ -34,24 +35,45 @@ def plan(tmp_path: Path) -> DemoPlan:
 
 def test_a_new_run_folder_is_recognisable_at_once(plan: DemoPlan) -> None:
     prepare_run_folder(plan)
-    assert [file.name for file in plan.out.iterdir()] == ["recipe.yaml"]
+    assert [file.name for file in plan.out.iterdir()] == [MARKER]
 
 
-def test_an_earlier_run_is_replaced(plan: DemoPlan) -> None:
+def test_an_earlier_demo_is_replaced(plan: DemoPlan) -> None:
     prepare_run_folder(plan)
     (plan.out / "metrics.jsonl").touch()
     (plan.out / "logs").mkdir()
     prepare_run_folder(plan)
-    assert [file.name for file in plan.out.iterdir()] == ["recipe.yaml"]
+    assert [file.name for file in plan.out.iterdir()] == [MARKER]
 
 
 def test_an_empty_folder_is_taken_and_another_is_not(plan: DemoPlan) -> None:
     plan.out.mkdir()
     prepare_run_folder(plan)
-    (plan.out / "recipe.yaml").rename(plan.out / "letter.txt")
-    with pytest.raises(InputError, match="is not a run folder"):
+    (plan.out / MARKER).rename(plan.out / "recipe.yaml")  # a run, but no demo's
+    with pytest.raises(InputError, match="no demo made it"):
         prepare_run_folder(plan)
-    assert (plan.out / "letter.txt").exists()
+    assert (plan.out / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("what", ["the recipe", "the working directory", "your home"])
+@pytest.mark.parametrize("inside", [".", "folder"])
+def test_a_folder_around_what_is_needed_is_not_replaced(
+    what: str, inside: str, plan: DemoPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_run_folder(plan)  # with a marker
+    folder = plan.out / inside
+    folder.mkdir(exist_ok=True)
+    letter = folder / "letter.txt"
+    letter.touch()
+    if what == "the recipe":
+        plan = dataclasses.replace(plan, recipe=letter)
+    elif what == "the working directory":
+        monkeypatch.chdir(folder)
+    else:
+        monkeypatch.setenv("HOME", str(folder))
+    with pytest.raises(InputError, match=f"{what} .* lies in it"):
+        prepare_run_folder(plan)
+    assert letter.exists()
 
 
 def test_a_file_is_no_run_folder(plan: DemoPlan) -> None:

@@ -53,6 +53,21 @@ def is_gone(process_id: int) -> bool:
     return False
 
 
+def test_children_run_in_the_folder_they_are_given(tmp_path: Path) -> None:
+    write_folder = "from pathlib import Path; Path({!r}).write_text(str(Path.cwd()))"
+    service = Service(
+        name="worker",
+        command=(sys.executable, "-c", f"{write_folder.format('service')}; import os; {STEADY}"),
+        is_ready=lambda: (tmp_path / "service").exists(),
+        log=tmp_path / "worker.log",
+    )
+    with Supervisor(ignore, folder=tmp_path) as supervisor:
+        supervisor.start(service)
+        supervisor.wait_until_ready()
+        assert supervisor.run([sys.executable, "-c", write_folder.format("command")]) == 0
+    assert Path((tmp_path / "command").read_text()).samefile(tmp_path)
+
+
 def test_a_killed_service_is_started_again_while_a_command_runs(tmp_path: Path) -> None:
     told: list[str] = []
     with Supervisor(told.append) as supervisor:
