@@ -187,7 +187,8 @@ class QueueShow(QueueCommand):
     """Show one job.
 
     example:
-      counterhint queue show step-12-group-3 --redis redis://127.0.0.1:6379/0
+      counterhint queue show demo-1f9c03ab/step-12/group-3/9f3a1c77e05b \\
+        --redis redis://127.0.0.1:6379/0
     """
 
     job: CliPositionalArg[str]
@@ -216,7 +217,8 @@ class QueueRetry(QueueCommand):
     """Put a dead job back into the queue.
 
     example:
-      counterhint queue retry step-12-group-3 --redis redis://127.0.0.1:6379/0
+      counterhint queue retry demo-1f9c03ab/step-12/group-3/9f3a1c77e05b \\
+        --redis redis://127.0.0.1:6379/0
     """
 
     job: CliPositionalArg[str]
@@ -236,7 +238,7 @@ class QueuePurge(QueueCommand):
     """Cancel a run's unfinished jobs and drop its dead ones.
 
     example:
-      counterhint queue purge my-run --redis redis://127.0.0.1:6379/0
+      counterhint queue purge demo-1f9c03ab --redis redis://127.0.0.1:6379/0
     """
 
     run_id: CliPositionalArg[str]

@@ -9,12 +9,14 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME, open_channel
 from counterhint.errors import (
     CounterhintError,
     EngineFailure,
+    InvalidJob,
     Overloaded,
     Unavailable,
     UnknownFailure,
@@ -199,6 +201,13 @@ class TeacherLink:
                 continue
             if claim is None:
                 continue
+            try:
+                job = _job_of(claim)
+            except InvalidJob as error:
+                log.error("job %s of run %s: %s", claim.id, claim.run_id, error)
+                await self._settle(partial(self._queue.fail, error=error, retryable=False), claim)
+                self._waiting = None
+                continue
             if claim.failures or claim.id in self._in_flight:
                 while self._in_flight and not ended():
                     await self._wait_until(lambda: not self._in_flight or ended(), CLAIM_SECONDS)
@@ -206,10 +215,7 @@ class TeacherLink:
                 return
             self._in_flight[claim.id] = claim
             self._waiting = None
-            request = scoring_pb2.ScoreStreamRequest(
-                job=scoring_pb2.ScoreRequest.FromString(claim.payload),
-                timeout_seconds=claim.timeout,
-            )
+            request = scoring_pb2.ScoreStreamRequest(job=job, timeout_seconds=claim.timeout)
             try:
                 await stream.write(request)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -270,6 +276,31 @@ class TeacherLink:
         while not condition() and (remaining := deadline - time.monotonic()) > 0:
             self._changed.clear()
             await wait_for_event(self._changed, min(remaining, CLAIM_SECONDS))
+
+
+def _job_of(claim: Claim) -> scoring_pb2.ScoreRequest:
+    """The job that was queued.
+
+    Raises:
+        InvalidJob: the payload cannot be read, or is of a job with another id, whose answer
+            could not be told to be this one's.
+    """
+    try:
+        job = scoring_pb2.ScoreRequest.FromString(claim.payload)
+    except DecodeError as error:
+        raise _bad_payload(claim, f"no ScoreRequest: {error}") from error
+    if job.id != claim.id:
+        raise _bad_payload(claim, f"of a job with the id {job.id!r}")
+    return job
+
+
+def _bad_payload(claim: Claim, what: str) -> InvalidJob:
+    return InvalidJob(
+        f"the payload of job {claim.id!r} is {what}: let only this version's intake write to "
+        "the queue, and submit the job again",
+        reason="BAD_PAYLOAD",
+        details={"job": claim.id},
+    )
 
 
 def _may_pass_next_time(error: CounterhintError) -> bool:

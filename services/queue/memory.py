@@ -308,8 +308,9 @@ class MemoryQueue(JobQueue):
 
     @override
     async def purge(self, run_id: str) -> int:
-        purged = 0
-        for job in [job for job in self._jobs.values() if job.submitted.run_id == run_id]:
+        purged, now = 0, time.monotonic()
+        jobs = [job for job in self._jobs.values() if job.submitted.run_id == run_id]
+        for job in [job for job in jobs if now < job.kept_until]:
             if job.state is JobState.DEAD:
                 self._run(job).finished[JobState.DEAD] -= 1
                 del self._jobs[job.submitted.id]

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import resources
 from types import TracebackType
 from typing import Any, Self
@@ -52,6 +53,8 @@ SCRIPTS = (
     "retry",
     "purge",
 )
+COUNTS = tuple(field.name for field in fields(RunStats) if field.name != "run_id")
+"""What a run's hash counts for `stats`."""
 REFUSING_WRITES = ("OOM", "MISCONF")
 """What Redis answers while its memory or its disk is full."""
 MAX_CONNECTIONS = 64
@@ -293,13 +296,16 @@ class RedisQueue(JobQueue):
         )
         stats = []
         for run_id in runs:
-            counts = await self._reach(self._redis.hgetall(self._key("run", run_id)))
+            values = await self._reach(self._redis.hmget(self._key("run", run_id), COUNTS))
+            counts = {
+                name: int(value)
+                for name, value in zip(COUNTS, values, strict=True)
+                if value is not None
+            }
             if not counts:  # idle for so long that it was forgotten
                 await self._reach(self._redis.srem(self._key("runs"), run_id))
                 continue
-            known = {name.decode(): int(value) for name, value in counts.items()}
-            known.pop("counter")
-            stats.append(RunStats(run_id, **known))
+            stats.append(RunStats(run_id, **counts))
         return stats
 
     @override

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_dead_jobs_are_listed_and_retried(
     assert main(["queue", "retry", "dead", "--redis", redis_url]) == 1
     assert main(["queue", "dead", "--redis", redis_url, "--json"]) == 0
     assert '"dead"' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["show", "retry"])
+def test_the_help_s_example_names_a_job_as_the_trainer_does(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["queue", command, "--help"])
+    example = (
+        rf"counterhint queue {command} [\w-]+-[0-9a-f]{{8}}/step-\d+/group-\d+/[0-9a-f]{{12}} "
+    )
+    assert re.search(example, capsys.readouterr().out)
 
 
 def test_purge_removes_a_run_s_jobs(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterhint.errors import CounterhintError, failure_from_message
+from counterhint.errors import CounterhintError, InvalidJob, failure_from_message
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2
@@ -151,6 +151,43 @@ def test_engine_failures_are_tried_three_times_but_not_a_number_is_final(address
             assert (await ended(queue, "c")).state is JobState.DONE
             assert teacher.received.count("broken a") == 3
             assert teacher.received.count("nan b") == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"x", id="no message"),
+        pytest.param(b"", id="an empty message"),
+        pytest.param(job_to_message(make_job("other")).SerializeToString(), id="another job"),
+    ],
+)
+def test_a_payload_that_is_not_the_job_ends_that_job_only(
+    open_queue: Callable[[QueueSettings], JobQueue], address: str, payload: bytes
+) -> None:
+    async def run() -> None:
+        async with (
+            open_queue(QueueSettings()) as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+            dispatching(queue, [address]),
+        ):
+            teacher.open.clear()
+            await submit(queue, "before")
+            await until(lambda: teacher.under_way == 1)
+            await queue.enqueue(QueuedJob("foreign", "run", 10, payload, timeout=60.0))
+            await submit(queue, "after")
+            outcome = await ended(queue, "foreign")
+            assert outcome.state is JobState.FAILED
+            error = error_of(outcome)
+            assert isinstance(error, InvalidJob)
+            assert (error.reason, error.details) == ("BAD_PAYLOAD", {"job": "foreign"})
+            assert (await queue.job("foreign")).attempt == 1
+            teacher.open.set()
+            for name in ("before", "after"):
+                assert (await ended(queue, name)).state is JobState.DONE
+                assert (await queue.job(name)).attempt == 1
+            assert teacher.received == ["before", "after"]
 
     asyncio.run(run())
 

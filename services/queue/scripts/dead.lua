@@ -1,6 +1,6 @@
 -- ARGV: settings
 -- Returns the ids of the dead jobs, oldest first.
-redis.call('XTRIM', key('dead'), 'MINID', now() - settings.dead_ms) -- their jobs have expired
+trim_dead()
 local ids = {}
 for _, entry in ipairs(redis.call('XRANGE', key('dead'), '-', '+')) do
   if redis.call('EXISTS', key('job', entry[2][2])) == 1 then table.insert(ids, entry[2][2]) end

@@ -5,9 +5,9 @@ if not job then return 0 end
 if ARGV[5] == '1' then
   count_failure(job, ARGV[6])
 else
-  local counter = count(job.run, 'counter', -job.cost)
+  local counter = count(job.run, 'counter', 0 - job.cost) -- never -0
   redis.call('ZADD', key('ready'), 'XX', counter, job.run)
-  count(job.run, 'tokens', -job.cost)
+  count(job.run, 'tokens', 0 - job.cost)
   put_back(job)
 end
 return 1

@@ -96,8 +96,9 @@ local function finish(job, state, reason, body)
   redis.call('XACK', stream, GROUP, job.entry)
   redis.call('XDEL', stream, job.entry)
   redis.call('HINCRBY', key('total'), 'jobs', -1)
-  redis.call('HINCRBY', key('total'), 'bytes', -job.bytes)
-  count(job.run, 'bytes', -job.bytes)
+  local freed = 0 - job.bytes -- of nothing, -job.bytes would be -0, which Redis takes for no number
+  redis.call('HINCRBY', key('total'), 'bytes', freed)
+  count(job.run, 'bytes', freed)
   count(job.run, state, 1)
   redis.call('HSET', job.record, 'state', state)
   if reason ~= '' then redis.call('HSET', job.record, 'reason', reason) end
@@ -115,6 +116,11 @@ local function finish(job, state, reason, body)
     redis.call('PEXPIRE', key('run', job.run), settings.dead_ms)
   end
   redis.call('PUBLISH', key('announcements'), job.id)
+end
+
+-- Dead jobs expire by themselves; this forgets the entries of those that have.
+local function trim_dead()
+  redis.call('XTRIM', key('dead'), 'MINID', now() - settings.dead_ms)
 end
 
 -- The claimed job goes back in front of its run's others.

@@ -458,6 +458,34 @@ def test_purging_removes_a_run_s_jobs_only(open_queue: OpenQueue) -> None:
     on_queue(open_queue, test, QueueSettings(max_attempts=1))
 
 
+def test_a_job_of_no_bytes_and_no_cost_is_settled_like_any(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job(cost=0, payload=b""))
+        assert await queue.release(await claim(queue))
+        assert await queue.fail(await claim(queue), BROKEN, retryable=False)
+        assert await queue.stats() == [RunStats("run", failed=1)]
+
+    on_queue(open_queue, test)
+
+
+def test_purging_a_run_whose_dead_jobs_are_forgotten_leaves_its_counts(
+    open_queue: OpenQueue,
+) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("dead"))
+        await queue.fail(await claim(queue), CRASH, retryable=True)
+        await asyncio.sleep(0.4)
+        before = await queue.stats()
+        assert await queue.purge("run") == 0
+        assert await queue.stats() == before
+        await queue.enqueue(job("queued"))
+        (run,) = await queue.stats()
+        assert run.queued == 1
+        assert run.dead >= 0
+
+    on_queue(open_queue, test, QueueSettings(max_attempts=1, dead_seconds=0.3))
+
+
 def test_the_teacher_is_known_while_it_is_published(open_queue: OpenQueue) -> None:
     async def test(queue: JobQueue) -> None:
         assert await queue.teacher() is None

@@ -9,7 +9,7 @@ import redis
 
 from counterhint.errors import Overloaded, Unavailable
 from deploy.local.redis import LocalRedis
-from services.queue.records import JobState, QueuedJob, QueueSettings
+from services.queue.records import JobState, QueuedJob, QueueSettings, RunStats
 from services.queue.redis_streams import RedisQueue
 
 SETTINGS = QueueSettings(retry_after=0.1)
@@ -153,6 +153,37 @@ def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
     with redis.Redis.from_url(server.url) as client:
         lasting = {key for key in client.scan_iter() if client.ttl(key) == -1}
     assert lasting == {b"{counterhint}:runs", b"{counterhint}:total"}
+
+
+def test_purging_dead_jobs_brings_no_forgotten_run_back(server: LocalRedis) -> None:
+    async def run() -> None:
+        # The entries outlive what they name: they are trimmed by settings with a longer time.
+        brief = QueueSettings(max_attempts=1, dead_seconds=0.1)
+        async with RedisQueue(server.url, brief) as queue:
+            await queue.enqueue(job("a"))
+            claim = await queue.claim("worker")
+            assert claim is not None
+            await queue.fail(claim, Unavailable("lost", reason="TEACHER_LOST"), retryable=True)
+        await asyncio.sleep(0.2)
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            assert await queue.purge("run") == 0
+            assert await queue.stats() == []
+
+    asyncio.run(run())
+    with redis.Redis.from_url(server.url) as client:
+        assert client.xlen("{counterhint}:dead") == 0
+        assert not client.exists("{counterhint}:run:run")
+
+
+def test_stats_read_the_counts_that_they_know_and_miss_no_other(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            with redis.Redis.from_url(server.url) as client:
+                client.sadd("{counterhint}:runs", "partial", "gone")
+                client.hset("{counterhint}:run:partial", mapping={"done": 3, "unknown": 1})
+            assert await queue.stats() == [RunStats("partial", done=3)]
+
+    asyncio.run(run())
 
 
 def test_the_list_of_dead_jobs_does_not_grow_for_ever(server: LocalRedis) -> None:
