@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from counterhint.tensors import TokenIds
 from student_trainer.config import Config
 from student_trainer.groups import Rollout
 from student_trainer.losses import Targets
-from student_trainer.scoring import HintedLogProbs
+from student_trainer.scoring import TeacherScores
 
 
 class BatchConfig(Config):
@@ -34,8 +35,13 @@ class Row:
     """The rollout, T tokens."""
     advantage: float
     """Its group-relative advantage."""
-    hinted: HintedLogProbs | None
-    """The teacher's log probs; None where it has no hints, or the method needs none."""
+    teacher: TeacherScores | None
+    """What the teacher says; None where it has no hints, or the method needs no teacher."""
+    old_log_probs: NDArray[np.float32]
+    """`[T]`: the student's log probs before the step's updates: the sampler's, or the trainer's own
+    where the sampler's are corrected for."""
+    importance: NDArray[np.float32] | None = None
+    """`[T]`: importance weights between sampler and trainer."""
 
     @property
     def tokens(self) -> int:
@@ -86,13 +92,21 @@ def micro_batches(
 def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
     total = max(row.tokens for row in rows)
     longest = max(len(row.rollout.token_ids) for row in rows)
-    hints = max((len(row.hinted.wrong) for row in rows if row.hinted is not None), default=0)
+    hints = max(
+        (
+            len(row.teacher.wrong)
+            for row in rows
+            if row.teacher is not None and row.teacher.wrong is not None
+        ),
+        default=0,
+    )
     count = len(rows)
     input_ids = np.zeros((count, total), dtype=np.int64)
     response = np.zeros((count, total), dtype=bool)
     mask = np.zeros((count, longest), dtype=bool)
     old = np.zeros((count, longest), dtype=np.float32)
-    correct = np.zeros((count, longest), dtype=np.float32)
+    scored = np.zeros((count, longest), dtype=bool)
+    teacher = np.zeros((count, longest), dtype=np.float32)
     wrong = np.zeros((count, hints, longest), dtype=np.float32)
     wrong_valid = np.zeros((count, hints), dtype=bool)
     for index, row in enumerate(rows):
@@ -101,11 +115,14 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
         input_ids[index, prompt : row.tokens] = row.rollout.token_ids
         response[index, prompt : row.tokens] = True
         mask[index, :length] = True
-        old[index, :length] = row.rollout.log_probs
-        if row.hinted is not None:
-            correct[index, :length] = row.hinted.correct
-            wrong[index, : len(row.hinted.wrong), :length] = row.hinted.wrong
-            wrong_valid[index, : len(row.hinted.wrong)] = True
+        old[index, :length] = row.old_log_probs
+        if row.teacher is not None:
+            scored[index, :length] = row.teacher.scored
+            if row.teacher.sampled is not None:
+                teacher[index, :length] = row.teacher.sampled
+            if row.teacher.wrong is not None:
+                wrong[index, : len(row.teacher.wrong), :length] = row.teacher.wrong
+                wrong_valid[index, : len(row.teacher.wrong)] = True
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device)
@@ -118,7 +135,8 @@ def _pad(rows: Sequence[Row], device: torch.device) -> MicroBatch:
             mask=tensor(mask),
             advantages=torch.tensor([[row.advantage] for row in rows], device=device).float(),
             old_log_probs=tensor(old),
-            correct=tensor(correct),
+            scored=tensor(scored),
+            teacher=tensor(teacher),
             wrong=tensor(wrong),
             wrong_valid=tensor(wrong_valid),
         ),

@@ -52,10 +52,10 @@ def logged_rollouts(
     wrong = [entry for entry in entries if not entry[0].rollouts[entry[1]].verdict.correct]
     by_turns = [entry for pair in zip_longest(right, wrong) for entry in pair if entry]
     for group, index, hints, row in by_turns[:count]:
-        rollout, hinted = group.rollouts[index], row.hinted
-        if hinted is None:
+        rollout, scores = group.rollouts[index], row.teacher
+        if scores is None or scores.sampled is None or scores.wrong is None:
             continue
-        e_ctr = contrast(hinted.correct, hinted.wrong)
+        e_ctr = contrast(scores.sampled, scores.wrong)
         entry: dict[str, Any] = {
             "step": step,
             "problem_id": group.problem.id,
@@ -67,9 +67,9 @@ def logged_rollouts(
             "tokens": [student.tokenizer.decode([int(i)]) for i in rollout.token_ids],
             "token_ids": rollout.token_ids.tolist(),
             "student": _rounded(rollout.log_probs),
-            "correct_hint": _rounded(hinted.correct),
-            "wrong_hints": [_rounded(branch) for branch in hinted.wrong],
-            "e_c": _rounded(one_sided(hinted.correct, rollout.log_probs)),
+            "correct_hint": _rounded(scores.sampled),
+            "wrong_hints": [_rounded(branch) for branch in scores.wrong],
+            "e_c": _rounded(one_sided(scores.sampled, rollout.log_probs)),
             "e_ctr": _rounded(e_ctr),
             "hint_texts": {
                 "correct": hints.correct.text,

@@ -28,13 +28,27 @@ class ScoringConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class HintedLogProbs:
-    """The teacher's log probs of one rollout under its hints."""
+class TeacherScores:
+    """What the teacher says of one rollout; what the method does not need is None.
 
-    correct: NDArray[np.float32]
-    """`[T]`: under the correct hint."""
-    wrong: NDArray[np.float32]
-    """`[K, T]`: under the wrong hints."""
+    T response tokens, K wrong hints, k support tokens. "The teacher" reads the response after the
+    correct hint, or after the problem alone where a method uses no hints.
+    """
+
+    scored: NDArray[np.bool_]
+    """`[T]`: tokens that numbers exist for; elsewhere they are NaN."""
+    sampled: NDArray[np.float32] | None = None
+    """`[T]`: log probs of the sampled tokens."""
+    wrong: NDArray[np.float32] | None = None
+    """`[K, T]`: their log probs under the wrong hints."""
+    support_ids: NDArray[np.int32] | None = None
+    """`[T, k]`: the tokens on which distributions are compared."""
+    support: NDArray[np.float32] | None = None
+    """`[T, k]`: log probs of the support tokens."""
+    wrong_support: NDArray[np.float32] | None = None
+    """`[T, k]`: their log probs under the first wrong hint."""
+    entropy: NDArray[np.float32] | None = None
+    """`[T]`: entropy of the teacher's distribution, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,7 @@ class GroupJob:
     pairs_of: dict[int, tuple[int, ...]]
     """Rollout → indices of its pairs: the correct hint first, then the wrong ones."""
 
-    def read(self, result: ScoringResult) -> dict[int, HintedLogProbs]:
+    def read(self, result: ScoringResult) -> dict[int, TeacherScores]:
         """The log probs of each hinted rollout, by its index in the group.
 
         Raises:
@@ -64,7 +78,9 @@ class GroupJob:
             if any(row.valid is not None and not row.valid.all() for row in rows):
                 raise ValueError(f"job {self.job.id}: log probs are missing")
             sampled = np.stack([row.sampled for row in rows if row.sampled is not None])
-            scores[rollout] = HintedLogProbs(sampled[0], sampled[1:])
+            scores[rollout] = TeacherScores(
+                scored=np.ones(sampled.shape[1], dtype=bool), sampled=sampled[0], wrong=sampled[1:]
+            )
         return scores
 
 

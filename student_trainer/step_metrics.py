@@ -54,7 +54,11 @@ def hint_metrics(
     metrics = {"hints/coverage": len(wrong) / len(flat)}
     if wrong:
         metrics["hints/wrong_mean"] = float(np.mean(wrong))
-    gaps = [np.abs(row.hinted.correct - row.rollout.log_probs) for row in rows if row.hinted]
+    gaps = [
+        np.abs(row.teacher.sampled - row.rollout.log_probs)
+        for row in rows
+        if row.teacher is not None and row.teacher.sampled is not None
+    ]
     if gaps:
         metrics["signal/one_sided_abs"] = float(np.concatenate(gaps).mean())
     return metrics

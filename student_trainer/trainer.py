@@ -35,6 +35,7 @@ from student_trainer.evaluation import Evaluation, GradedSample, summarize
 from student_trainer.groups import Group
 from student_trainer.hints import Hint, RolloutHints, choose_hints
 from student_trainer.log_probs import response_log_probs
+from student_trainer.losses import StudentLogProbs
 from student_trainer.models import load_student
 from student_trainer.monitors import (
     JsonlFile,
@@ -110,7 +111,7 @@ class Trainer:
         self._idle_steps = 0
         self._teacher_name: str | None = None
         self._check_hints()
-        self._client = self._connect() if self._method.needs_hints else None
+        self._client = self._connect() if self._method.needs.reads != "nothing" else None
         resumed_step = None if checkpoint is None else self._state.steps_done
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         resolved = recipe.model_dump(mode="json")
@@ -142,7 +143,7 @@ class Trainer:
 
     def _check_hints(self) -> None:
         """Makes one hinted prompt, so that what cannot work shows before anything is sampled."""
-        if not self._method.needs_hints:
+        if self._method.needs.reads == "nothing":
             return
         problem = self._task.train_problem(0)
         self._prompts.hinted(problem, Hint(problem.solution or problem.answer, problem.answer))
@@ -301,7 +302,11 @@ class Trainer:
             for index, rollout in enumerate(entry.group.rollouts):
                 if plain or index in hinted:
                     entry.rows[index] = Row(
-                        entry.group.prompt, rollout, float(advantages[index]), hinted.get(index)
+                        entry.group.prompt,
+                        rollout,
+                        float(advantages[index]),
+                        hinted.get(index),
+                        rollout.log_probs,
                     )
         return {**costs, "scoring/groups": len(waiting)} if self._client is not None else {}
 
@@ -318,8 +323,8 @@ class Trainer:
     def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
         student = self._student
         pieces = list(micro_batches(rows, self.recipe.batch.micro_batch_tokens, student.device))
-        counted = [self._method.token_counts(piece.targets) for piece in pieces]
-        counts = {key: sum(c[key] for c in counted[1:]) + counted[0][key] for key in counted[0]}
+        counted = [self._method.totals(piece.targets) for piece in pieces]
+        totals = {key: sum(c[key] for c in counted[1:]) + counted[0][key] for key in counted[0]}
         sums: dict[str, float] = {"optim/loss": 0.0}
         for done, piece in enumerate(pieces):
             self._monitors.progress("updating", done, len(pieces))
@@ -331,7 +336,7 @@ class Trainer:
                     piece.response_mask,
                     self.recipe.rollouts.temperature,
                 )
-            part = self._method.loss(piece.to_rows(flat), piece.targets, counts)
+            part = self._method.loss(StudentLogProbs(piece.to_rows(flat)), piece.targets, totals)
             part.loss.backward()
             sums["optim/loss"] += part.loss.item()
             for key, value in part.metrics.items():

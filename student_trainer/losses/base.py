@@ -3,28 +3,51 @@
 To add a method, write one file beside this one with a `Config` subclass (its `kind` is the name
 used in recipes) and a `Method` subclass, and list the config in `losses/__init__.py`. Override
 
-- `needs_hints`: whether rollouts are scored under hints at all;
-- `token_counts`: how many tokens each of the loss's paths has, from the targets alone;
-- `loss`: the loss of one piece of the batch, each path divided by its count in the whole batch.
+- `needs`: what the teacher is asked for; nothing else is computed or sent;
+- `totals`: the sums over the whole optimizer batch that the loss is normalised by;
+- `loss`: the loss of one piece of the batch, divided by those totals.
 
-Because every path is divided by the count of the whole optimizer batch, the sum of the pieces'
-losses, and so the gradient, does not depend on how the batch is cut into micro-batches or ranks.
+Because every path of a loss is divided by a total of the whole optimizer batch, the sum of the
+pieces' losses, and so the gradient, does not depend on how the batch is cut into micro-batches or
+over processes.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """What a loss compares the student's log probs with; nothing here carries a gradient.
+class TeacherNeeds:
+    """What a method needs from the teacher."""
 
-    B rollouts, T positions (padded at the end), K wrong hints (padded).
+    reads: Literal["nothing", "problem", "correct_hint", "both_hints"] = "nothing"
+    """What the teacher reads before a response: the problem alone, the problem with the correct
+    hint, or that and the wrong hints as well, each by itself."""
+    wrong_hints: int | None = None
+    """Most wrong hints that the method uses; None leaves it to `hints.max_wrong`."""
+    sampled: bool = False
+    """The log probs of the sampled tokens."""
+    teacher_top_k: int = 0
+    """The log probs of the k tokens that the teacher finds most probable (under the correct hint,
+    where there is one); wrong hints are asked for the same tokens."""
+    student_top_k: int = 0
+    """The log probs of the k tokens that the student found most probable when it sampled."""
+    entropy: bool = False
+    """The entropy of the teacher's distribution (under the correct hint, where there is one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a loss compares the student with; nothing here carries a gradient.
+
+    B rollouts, T positions (padded at the end), K wrong hints (padded), k support tokens. What the
+    method does not need is None. "The teacher" reads the response after the correct hint, or after
+    the problem alone where a method uses no hints.
     """
 
     mask: Tensor
@@ -32,15 +55,43 @@ class Targets:
     advantages: Tensor
     """`[B, T]` or `[B, 1]`: group-relative advantages."""
     old_log_probs: Tensor
-    """`[B, T]`: the student's log probs when the rollouts were made."""
-    correct: Tensor | None = None
-    """`[B, T]`: the teacher's log probs under the correct hint."""
+    """`[B, T]`: the student's log probs before the step's updates."""
+    step: int = 1
+    """The training step, from 1."""
+    scored: Tensor | None = None
+    """bool `[B, T]`: tokens that the teacher's numbers exist for; all of them when None. A rollout
+    without hints has none, and a token that a teacher with another tokenizer cuts otherwise has
+    none. What stands in the teacher's tensors there means nothing."""
+    teacher: Tensor | None = None
+    """`[B, T]`: the teacher's log probs of the sampled tokens."""
     wrong: Tensor | None = None
-    """`[B, K, T]`: the teacher's log probs under the wrong hints."""
+    """`[B, K, T]`: its log probs of them under the wrong hints."""
     wrong_valid: Tensor | None = None
-    """bool `[B, K]`: which of the wrong hints exist; none for a rollout without hints."""
+    """bool `[B, K]`: which of the wrong hints exist."""
+    support_ids: Tensor | None = None
+    """int64 `[B, T, k]`: the tokens on which distributions are compared."""
+    teacher_support: Tensor | None = None
+    """`[B, T, k]`: the teacher's log probs of the support tokens."""
+    wrong_support: Tensor | None = None
+    """`[B, T, k]`: its log probs of them under the first wrong hint."""
+    teacher_entropy: Tensor | None = None
+    """`[B, T]`: the entropy of the teacher's distribution, in nats."""
     importance: Tensor | None = None
     """`[B, T]`: importance weights between sampler and trainer, times the loss of each token."""
+
+    def scored_mask(self) -> Tensor:
+        """bool `[B, T]`: response tokens with the teacher's numbers."""
+        return self.mask if self.scored is None else self.mask & self.scored
+
+
+@dataclass(frozen=True, slots=True)
+class StudentLogProbs:
+    """The student's log probs in its pass for an update, with gradient."""
+
+    sampled: Tensor
+    """`[B, T]`: of the sampled tokens."""
+    support: Tensor | None = None
+    """`[B, T, k]`: of `Targets.support_ids`; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +107,40 @@ class LossPiece:
 class Method(ABC):
     """A token-level loss."""
 
-    needs_hints: ClassVar[bool]
-    """Whether the teacher must score the rollouts under correct and wrong hints."""
+    @property
+    @abstractmethod
+    def needs(self) -> TeacherNeeds:
+        """What the teacher is asked for."""
 
     @abstractmethod
-    def token_counts(self, targets: Targets) -> dict[str, Tensor]:
-        """Tokens of each path of the loss in these targets; scalars."""
+    def totals(self, targets: Targets) -> dict[str, Tensor]:
+        """Sums over these targets that the loss is normalised by; scalars.
+
+        The trainer adds them up over all pieces of the optimizer batch, on all processes.
+        """
 
     @abstractmethod
-    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
+    def loss(
+        self, student: StudentLogProbs, targets: Targets, totals: Mapping[str, Tensor]
+    ) -> LossPiece:
         """The loss of one piece.
 
         Args:
-            log_probs: the student's log probs of the response tokens, with gradient, `[B, T]`.
+            student: the student's log probs, with gradient.
             targets: the piece's targets.
-            counts: `token_counts` of the whole optimizer batch.
+            totals: `totals` of the whole optimizer batch.
         """
 
 
-def masked_share(values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-    """The piece's share of a token mean: sum over `mask`, divided by the whole batch's `count`.
+def masked_share(values: Tensor, mask: Tensor, total: Tensor) -> Tensor:
+    """The piece's share of a token mean: sum over `mask`, divided by the whole batch's `total`.
 
     Masked values may be anything, NaN included; an empty path gives 0.
     """
-    return torch.where(mask, values, 0.0).sum() / count.clamp(min=1)
+    return torch.where(mask, values, 0.0).sum() / total.clamp(min=1)
 
 
-def importance_ratio(log_probs: Tensor, targets: Targets) -> Tensor:
+def policy_ratio(log_probs: Tensor, targets: Targets) -> Tensor:
     """ρ = exp(log π − log π_old), `[B, T]`, its logarithm clamped to ±20; 1 at masked positions."""
     difference = torch.where(targets.mask, log_probs - targets.old_log_probs, 0.0)
     return difference.clamp(-20.0, 20.0).exp()

@@ -4,7 +4,7 @@ The clipped surrogate over all tokens, with a dual clip for negative advantages 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,10 +14,12 @@ from student_trainer.config import Config
 from student_trainer.losses.base import (
     LossPiece,
     Method,
+    StudentLogProbs,
     Targets,
+    TeacherNeeds,
     clipped_surrogate,
-    importance_ratio,
     masked_share,
+    policy_ratio,
     weighted,
 )
 
@@ -40,23 +42,28 @@ class GrpoConfig(Config):
 class Grpo(Method):
     """See the module."""
 
-    needs_hints: ClassVar[bool] = False
-
     def __init__(self, config: GrpoConfig) -> None:
         self.config = config
 
-    def token_counts(self, targets: Targets) -> dict[str, Tensor]:
+    @property
+    def needs(self) -> TeacherNeeds:
+        """Nothing: the verifier's reward is all."""
+        return TeacherNeeds()
+
+    def totals(self, targets: Targets) -> dict[str, Tensor]:
         """All response tokens are one path."""
         return {"tokens": targets.mask.sum()}
 
-    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
+    def loss(
+        self, student: StudentLogProbs, targets: Targets, totals: Mapping[str, Tensor]
+    ) -> LossPiece:
         """Token mean of the dual-clipped surrogate."""
-        ratio = importance_ratio(log_probs, targets)
+        ratio = policy_ratio(student.sampled, targets)
         surrogate = clipped_surrogate(ratio, targets.advantages, self.config.epsilon)
         bounded = torch.minimum(surrogate, -targets.advantages * self.config.dual_clip)
         per_token = weighted(torch.where(targets.advantages < 0, bounded, surrogate), targets)
         clipped = surrogate > -targets.advantages * ratio
-        tokens = counts["tokens"]
+        tokens = totals["tokens"]
         return LossPiece(
             masked_share(per_token, targets.mask, tokens),
             {"optim/clip_fraction": masked_share(clipped.to(ratio.dtype), targets.mask, tokens)},

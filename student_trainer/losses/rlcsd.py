@@ -7,7 +7,7 @@ advantage, all others with the plain one, and each of the two paths is a mean ov
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,10 +17,12 @@ from student_trainer.config import Config
 from student_trainer.losses.base import (
     LossPiece,
     Method,
+    StudentLogProbs,
     Targets,
+    TeacherNeeds,
     clipped_surrogate,
-    importance_ratio,
     masked_share,
+    policy_ratio,
     weighted,
 )
 
@@ -98,17 +100,21 @@ def contrast(correct: Tensor, wrong: Tensor, wrong_valid: Tensor) -> Tensor:
 class Rlcsd(Method):
     """See the module."""
 
-    needs_hints: ClassVar[bool] = True
-
     def __init__(self, config: RlcsdConfig) -> None:
         self.config = config
 
+    @property
+    def needs(self) -> TeacherNeeds:
+        """The sampled tokens' log probs under all hints."""
+        return TeacherNeeds(reads="both_hints", sampled=True)
+
     def modulate(self, targets: Targets) -> Modulation:
-        """The modulation of each token. Needs `correct`, `wrong` and `wrong_valid`."""
-        if targets.correct is None or targets.wrong is None or targets.wrong_valid is None:
+        """The modulation of each token. Needs `teacher`, `wrong` and `wrong_valid`."""
+        if targets.teacher is None or targets.wrong is None or targets.wrong_valid is None:
             raise ValueError("rlcsd needs the teacher's log probs under correct and wrong hints")
         config, advantages = self.config, targets.advantages.expand(targets.mask.shape)
-        e_ctr = contrast(targets.correct, targets.wrong, targets.wrong_valid)
+        e_ctr = contrast(targets.teacher, targets.wrong, targets.wrong_valid)
+        e_ctr = torch.where(targets.scored_mask(), e_ctr, 0.0)
         residual = (config.beta * config.lam * torch.tanh(e_ctr / config.tau)).clamp(
             config.residual_clip_low, config.residual_clip_high
         )
@@ -118,23 +124,25 @@ class Rlcsd(Method):
         changed = torch.where(advantages == 0, 0.0, changed)
         return Modulation(e_ctr, residual, selected, torch.where(selected, changed, advantages))
 
-    def token_counts(self, targets: Targets) -> dict[str, Tensor]:
+    def totals(self, targets: Targets) -> dict[str, Tensor]:
         """Selected and other response tokens are two paths."""
         selected = self.modulate(targets).selected.sum()
         tokens = targets.mask.sum()
         return {"tokens": tokens, "selected": selected, "other": tokens - selected}
 
-    def loss(self, log_probs: Tensor, targets: Targets, counts: Mapping[str, Tensor]) -> LossPiece:
+    def loss(
+        self, student: StudentLogProbs, targets: Targets, totals: Mapping[str, Tensor]
+    ) -> LossPiece:
         """Mean over other tokens with A, plus η times the mean over selected tokens with A + r."""
         modulation = self.modulate(targets)
-        ratio = importance_ratio(log_probs, targets)
+        ratio = policy_ratio(student.sampled, targets)
         surrogate = clipped_surrogate(ratio, modulation.advantages, self.config.epsilon)
         per_token = weighted(surrogate, targets)
         selected = modulation.selected
-        loss = masked_share(per_token, targets.mask & ~selected, counts["other"])
-        loss = loss + self.config.eta * masked_share(per_token, selected, counts["selected"])
+        loss = masked_share(per_token, targets.mask & ~selected, totals["other"])
+        loss = loss + self.config.eta * masked_share(per_token, selected, totals["selected"])
         clipped = surrogate > -modulation.advantages * ratio
-        tokens = counts["tokens"]
+        tokens = totals["tokens"]
 
         def share(values: Tensor) -> Tensor:
             return masked_share(values.to(ratio.dtype), targets.mask, tokens)

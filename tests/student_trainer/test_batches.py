@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student_trainer.batches import MicroBatch, Row, micro_batches, shuffled_parts
-from student_trainer.scoring import HintedLogProbs
+from student_trainer.scoring import TeacherScores
 from tests.student_trainer.rollouts_of import make_rollout
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ def make_row(prompt: int, response: int, hints: int | None) -> Row:
     hinted = None
     if hints is not None:
         correct = np.full(response, -0.25, dtype=np.float32)
-        hinted = HintedLogProbs(correct, np.full((hints, response), -0.75, dtype=np.float32))
+        hinted = TeacherScores(correct, np.full((hints, response), -0.75, dtype=np.float32))
     return Row(np.arange(1, prompt + 1, dtype=np.int32), rollout, 0.5, hinted)
 
 

@@ -9,7 +9,7 @@ from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import GrpoConfig, RlcsdConfig
 from student_trainer.models import Student
 from student_trainer.rollout_log import logged_rollouts
-from student_trainer.scoring import HintedLogProbs
+from student_trainer.scoring import TeacherScores
 from tests.student_trainer.rollouts_of import make_group
 
 
@@ -21,7 +21,7 @@ def make_entries(verdicts: str) -> list[tuple]:  # type: ignore[type-arg]
         if chosen is None:
             continue
         wrong = np.full((len(chosen.wrong), 3), -0.75, dtype=np.float32)
-        hinted = HintedLogProbs(np.full(3, -0.25, dtype=np.float32), wrong)
+        hinted = TeacherScores(np.full(3, -0.25, dtype=np.float32), wrong)
         advantage = 1.0 if verdicts[index] == "r" else -1.0
         row = Row(group.prompt, group.rollouts[index], advantage, hinted)
         entries.append((group, index, chosen, row))

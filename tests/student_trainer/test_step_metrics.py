@@ -5,7 +5,7 @@ import pytest
 
 from student_trainer.batches import Row
 from student_trainer.hints import HintConfig, choose_hints
-from student_trainer.scoring import HintedLogProbs
+from student_trainer.scoring import TeacherScores
 from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
 from tests.student_trainer.rollouts_of import make_group
 
@@ -24,7 +24,7 @@ def test_hint_metrics_cover_all_rollouts() -> None:
     hints = [choose_hints(group, HintConfig(), random.Random(0)), [None] * 4]
     rollout = group.rollouts[0]
     branch = np.array([-1.0, -0.5, -0.25], dtype=np.float32)
-    hinted = Row(group.prompt, rollout, 1.0, HintedLogProbs(branch, branch[None]))
+    hinted = Row(group.prompt, rollout, 1.0, TeacherScores(branch, branch[None]))
     metrics = hint_metrics(hints, [hinted, Row(group.prompt, rollout, 1.0, None)])
     assert metrics["hints/coverage"] == pytest.approx(4 / 8)
     assert metrics["hints/wrong_mean"] == pytest.approx((2 + 2 + 1 + 1) / 4)

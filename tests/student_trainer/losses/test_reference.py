@@ -35,7 +35,7 @@ def read_targets(inputs: dict[str, Any]) -> Targets:
         mask=torch.tensor(inputs["response_mask"]).bool(),
         advantages=advantages,
         old_log_probs=old,
-        correct=tensor("teacher_correct_log_probs"),
+        teacher=tensor("teacher_correct_log_probs"),
         wrong=tensor("teacher_wrong_multi_log_probs"),
         wrong_valid=None if valid is None else valid.bool(),
         importance=tensor("rollout_is_weights"),
@@ -49,7 +49,7 @@ def test_loss_and_gradient_match_the_reference(case: dict[str, Any]) -> None:
     ids = torch.tensor(inputs["sampled_token_ids"])
     log_probs = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
     method, targets = build_method(case), read_targets(inputs)
-    piece = method.loss(log_probs, targets, method.token_counts(targets))
+    piece = method.loss(log_probs, targets, method.totals(targets))
     piece.loss.backward()
     assert logits.grad is not None
     assert piece.loss.item() == pytest.approx(expected["loss"], rel=1e-6)
@@ -64,7 +64,7 @@ def test_cutting_the_batch_changes_nothing(case: dict[str, Any]) -> None:
     logits = torch.tensor(inputs["student_logits"], dtype=torch.float64, requires_grad=True)
     ids = torch.tensor(inputs["sampled_token_ids"])
     method, targets = build_method(case), read_targets(inputs)
-    counts = method.token_counts(targets)
+    counts = method.totals(targets)
 
     def part(rows: slice) -> torch.Tensor:
         log_probs = logits[rows].log_softmax(-1).gather(-1, ids[rows][..., None])[..., 0]

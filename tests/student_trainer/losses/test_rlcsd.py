@@ -21,7 +21,7 @@ def make_targets(seed: int = 0, rows: int = 3, hints: int = 4, tokens: int = 7) 
         mask=torch.arange(tokens) < lengths,
         advantages=torch.randn(rows, 1, generator=generator, dtype=torch.float64),
         old_log_probs=draw(rows, tokens),
-        correct=draw(rows, tokens),
+        teacher=draw(rows, tokens),
         wrong=draw(rows, hints, tokens),
         wrong_valid=valid,
     )
@@ -30,13 +30,13 @@ def make_targets(seed: int = 0, rows: int = 3, hints: int = 4, tokens: int = 7) 
 @given(seed=st.integers(0, 10_000))
 def test_torch_and_numpy_say_the_same(seed: int) -> None:
     targets = make_targets(seed)
-    assert targets.correct is not None
+    assert targets.teacher is not None
     assert targets.wrong is not None
     assert targets.wrong_valid is not None
     ours = Rlcsd(RlcsdConfig(tau=0.1)).modulate(targets)
     for row in range(len(targets.mask)):
         wrong = targets.wrong[row][targets.wrong_valid[row]].numpy()
-        e_ctr = numpy_contrast(targets.correct[row].numpy(), wrong)
+        e_ctr = numpy_contrast(targets.teacher[row].numpy(), wrong)
         np.testing.assert_allclose(ours.contrast[row], e_ctr, atol=1e-12)
         theirs = modulate(e_ctr, float(targets.advantages[row]), Gate(tau=0.1))
         inside = targets.mask[row].numpy()
@@ -53,7 +53,7 @@ def test_modulation_never_changes_the_sign(seed: int, advantage: float) -> None:
         mask=targets.mask,
         advantages=torch.full((3, 1), advantage, dtype=torch.float64),
         old_log_probs=targets.old_log_probs,
-        correct=targets.correct,
+        teacher=targets.teacher,
         wrong=targets.wrong,
         wrong_valid=targets.wrong_valid,
     )
@@ -68,17 +68,17 @@ def test_the_gradient_depends_on_the_teacher() -> None:
     gradients = []
     for shift in (0.0, 0.3):
         targets = make_targets()
-        assert targets.correct is not None
+        assert targets.teacher is not None
         shifted = Targets(
             mask=targets.mask,
             advantages=targets.advantages,
             old_log_probs=targets.old_log_probs,
-            correct=targets.correct - shift,
+            teacher=targets.teacher - shift,
             wrong=targets.wrong,
             wrong_valid=targets.wrong_valid,
         )
         log_probs = targets.old_log_probs.clone().requires_grad_()
-        piece = method.loss(log_probs, shifted, method.token_counts(shifted))
+        piece = method.loss(log_probs, shifted, method.totals(shifted))
         piece.loss.backward()
         assert log_probs.grad is not None
         gradients.append(log_probs.grad)
@@ -87,16 +87,16 @@ def test_the_gradient_depends_on_the_teacher() -> None:
 
 def test_masked_positions_have_no_say_even_as_nan() -> None:
     method, targets = Rlcsd(RlcsdConfig()), make_targets()
-    assert targets.correct is not None
+    assert targets.teacher is not None
     broken = Targets(
         mask=targets.mask,
         advantages=targets.advantages,
         old_log_probs=targets.old_log_probs,
-        correct=targets.correct.masked_fill(~targets.mask, torch.nan),
+        teacher=targets.teacher.masked_fill(~targets.mask, torch.nan),
         wrong=targets.wrong,
         wrong_valid=targets.wrong_valid,
     )
-    counts = method.token_counts(targets)
+    counts = method.totals(targets)
     whole = method.loss(targets.old_log_probs, targets, counts).loss
     assert method.loss(targets.old_log_probs, broken, counts).loss == whole
 

@@ -1,0 +1,87 @@
+"""The processes of a run: one, or as many as `torchrun` starts.
+
+Every method but `close` is collective: all ranks must call it, in the same order.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """This process among those of the run.
+
+    `torchrun` tells each process its place by `RANK`, `WORLD_SIZE` and `LOCAL_RANK`; without them
+    the run is one process and nothing is communicated. Processes talk over NCCL on GPUs and over
+    gloo elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        """0 to `count` − 1."""
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        """Processes of the run."""
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        """Its place among the processes of this machine: the GPU that it takes."""
+        if self.count > 1 and not dist.is_initialized():
+            # Tensors on the CPU go over gloo on GPU machines too.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes files and shows the run."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[tuple[int, T]]:
+        """This rank's items with their indices: every `count`-th, beginning with its own rank."""
+        return list(enumerate(items))[self.rank :: self.count]
+
+    def sum(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sums of scalars over all ranks; every rank gives the same keys, in the same order."""
+        if self.count == 1:
+            return dict(values)
+        stacked = torch.stack([value.detach().double().cpu() for value in values.values()])
+        dist.all_reduce(stacked)
+        return {
+            key: total.to(value.device, torch.promote_types(value.dtype, torch.float32))
+            for (key, value), total in zip(values.items(), stacked, strict=True)
+        }
+
+    def largest(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        if self.count == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank, on every rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: T) -> T:
+        """The first rank's value, on every rank."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Returns when all ranks are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the run."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
