@@ -41,16 +41,13 @@ class Ranks:
         """This rank's items with their indices: every `count`-th, beginning with its own rank."""
         return list(enumerate(items))[self.rank :: self.count]
 
-    def sum(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Sums of scalars over all ranks; every rank gives the same keys, in the same order."""
-        if self.count == 1:
-            return dict(values)
-        stacked = torch.stack([value.detach().double().cpu() for value in values.values()])
-        dist.all_reduce(stacked)
-        return {
-            key: total.to(value.device, torch.promote_types(value.dtype, torch.float32))
-            for (key, value), total in zip(values.items(), stacked, strict=True)
-        }
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums by key over all ranks; a rank may lack keys that others have."""
+        total: dict[str, float] = {}
+        for given in self.gather(dict(values)):
+            for key, value in given.items():
+                total[key] = total.get(key, 0.0) + value
+        return total
 
     def largest(self, value: int) -> int:
         """The largest of the ranks' values."""
@@ -67,6 +64,14 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
+
+    def gather_at_first(self, value: T) -> list[T]:
+        """The values of all ranks, by rank, on the first; an empty list on the others."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.count if self.first else None
+        dist.gather_object(value, values)
+        return values or []
 
     def from_first(self, value: T) -> T:
         """The first rank's value, on every rank."""
