@@ -1,0 +1,52 @@
+"""Ends a run that has had nothing to learn from for too long, and says why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from counterhint.errors import InputError
+from student_trainer.groups import Group
+
+
+@dataclass(slots=True)
+class LearningGuard:
+    """Counts the steps in a row that held nothing to learn from."""
+
+    bound: int
+    """Steps in a row after which the run ends."""
+    idle_steps: int = 0
+    """Steps in a row so far."""
+
+    def check(self, groups: Sequence[Group], rows: int) -> None:
+        """Takes a step's groups, of all ranks, into account.
+
+        Args:
+            groups: all groups of the step.
+            rows: training rows of the step.
+
+        Raises:
+            InputError: this was the last idle step that the bound allows.
+        """
+        mixed = any(group.mixed for group in groups)
+        if mixed and rows:
+            self.idle_steps = 0
+            return
+        self.idle_steps += 1
+        if self.idle_steps < self.bound:
+            return
+        if mixed:
+            raise InputError(
+                f"no rollout of the last {self.bound} steps had the hints that the method needs, "
+                "so there is nothing to learn from: raise rollouts.group_size, check that wrong "
+                "rollouts give an answer that the verifier can read, or set "
+                "hints.without_hint=plain"
+            )
+        reward = np.mean([rollout.reward for group in groups for rollout in group.rollouts])
+        raise InputError(
+            f"no group of the last {self.bound} steps held both right and wrong rollouts (pass "
+            f"rate {reward:.2f}), so there is nothing to learn from: make the task "
+            f"{'easier' if reward < 0.5 else 'harder'}, raise rollouts.group_size or "
+            "rollouts.temperature, or check that the prompt asks for the answer in the form that "
+            "the verifier reads"
+        )
