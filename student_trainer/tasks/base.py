@@ -40,6 +40,8 @@ class Task(ABC):
 
     answer_format: str
     """The line that tells the model how to give its final answer; empty when it needs none."""
+    heldout_count: int | None = None
+    """How many held-out problems there are; None where they are made as they are asked for."""
 
     @abstractmethod
     def train_problem(self, index: int) -> Problem:

@@ -33,8 +33,9 @@ class FileTaskConfig(Config):
     """Problems from files; the held-out set has its own file or is a share of the training file."""
 
     kind: Literal["files"] = "files"
-    train: Path
-    """A `.jsonl` or `.parquet` file with the training problems."""
+    train: Path | None = None
+    """A `.jsonl` or `.parquet` file with the training problems; None where problems are only
+    evaluated on."""
     heldout: Path | None = None
     """A file with the held-out problems. Give this or `heldout_fraction`."""
     heldout_fraction: float | None = Field(default=None, gt=0, lt=1)
@@ -52,6 +53,8 @@ class FileTaskConfig(Config):
                 "task.heldout (a file) and task.heldout_fraction (for example 0.1) are two ways to "
                 "say which problems are held out: set exactly one of them"
             )
+        if self.train is None and self.heldout is None:
+            raise InputError("task.heldout_fraction is a share of task.train: name that file")
         return self
 
     def build(self) -> "FileTask":
@@ -70,7 +73,7 @@ class FileTask(Task):
         self.config = config
         self._verifier = VERIFIERS[config.verifier]()
         self.answer_format = self._verifier.answer_format
-        train = _read(config.train, self._verifier)
+        train = [] if config.train is None else _read(config.train, self._verifier)
         if config.heldout_fraction is not None:
             sides: tuple[list[_Row], list[_Row]] = ([], [])
             for row in train:
@@ -80,7 +83,7 @@ class FileTask(Task):
             assert config.heldout is not None
             heldout = _read(config.heldout, self._verifier)
             _refuse_shared_problems(train, heldout)
-        if not train:
+        if not train and config.train is not None:
             raise DataFileError(
                 f"{config.train} leaves no problem to train on: add problems or set a lower "
                 "task.heldout_fraction"
@@ -88,10 +91,17 @@ class FileTask(Task):
         self._train = [row.problem for row in train]
         # A second copy of a problem would only count it twice.
         self._heldout = list({row.digest: row.problem for row in heldout}.values())
+        self.heldout_count = len(self._heldout)
         self._order: tuple[int, list[int]] = (-1, [])
 
     def train_problem(self, index: int) -> Problem:
-        """The training problem at `index` ≥ 0; after the last one the next pass begins."""
+        """The training problem at `index` ≥ 0; after the last one the next pass begins.
+
+        Raises:
+            InputError: The task has no training file.
+        """
+        if not self._train:
+            raise InputError("task.train is missing: name the file with the training problems")
         epoch, position = divmod(index, len(self._train))
         if self._order[0] != epoch:
             order = list(range(len(self._train)))

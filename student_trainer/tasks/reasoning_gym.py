@@ -1,9 +1,10 @@
 """Any task of reasoning-gym (procedurally generated problems) by its name and options."""
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -39,6 +40,9 @@ class ReasoningGymTaskConfig(Config):
     """Name of the task in reasoning-gym, for example `knights_knaves` or `chain_sum`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of that task, for example `{min_terms: 2, max_terms: 2}`; the rest as it has them."""
+    vary: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
+    """Options that take several values by turns, for example `{n_people: [4, 5, 6]}`: problems come
+    from all combinations in equal numbers."""
     seed: int = 0
     """Seed of the stream of training problems. The held-out set is the same for every seed."""
     heldout_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -74,10 +78,15 @@ class ReasoningGymTask(Task):
                 "numbers: set it to boxed"
             )
         self.config = config
+        self._variants = [
+            {**config.options, **dict(zip(config.vary, values, strict=True))}
+            for values in itertools.product(*config.vary.values())
+        ]
         self.answer_format = ANSWER_FORMAT[config.final_answer]
         self._find_answer = FIND[config.final_answer]
         self._knights_knaves = KnightsKnaves() if config.name == "knights_knaves" else None
-        self._draw("check", 0)
+        for index in range(len(self._variants)):
+            self._draw("check", index)
 
     def train_problem(self, index: int) -> Problem:
         """The training problem at `index` ≥ 0.
@@ -125,7 +134,7 @@ class ReasoningGymTask(Task):
         if answer is None:
             return Verdict(correct=False, answer=None)
         try:
-            score = self._ask(_SCORE_SECONDS, **problem.metadata, answer=answer)
+            score = self._ask(_SCORE_SECONDS, problem.metadata, answer=answer)
         except WorkerKilled as killed:
             _log.warning("counted as wrong, too costly to score: %r (%s)", answer[:80], killed)
             return Verdict(correct=False, answer=answer)
@@ -137,9 +146,13 @@ class ReasoningGymTask(Task):
         piece, position = divmod(index, _PIECE)
         # Seeds by hash: data sets of neighbouring seeds are each other shifted by one problem.
         digest = hashlib.sha256(f"{stream}/{piece}".encode()).digest()
-        place = {"seed": int.from_bytes(digest[:4], "big") >> 1, "index": position}
+        place = {
+            "seed": int.from_bytes(digest[:4], "big") >> 1,
+            "index": position,
+            "options": self._variants[index % len(self._variants)],
+        }
         try:
-            made = self._ask(_GENERATION_SECONDS, **place)
+            made = self._ask(_GENERATION_SECONDS, place)
         except WorkerKilled as killed:
             raise InputError(
                 f"reasoning-gym's {self.config.name} takes more than {_GENERATION_SECONDS:.0f} "
@@ -150,7 +163,5 @@ class ReasoningGymTask(Task):
             id=f"{self.config.name}:{problem_digest(made['text'])}", metadata=place, **made
         )
 
-    def _ask(self, seconds: float, **request: object) -> object:
-        return _WORKER.ask(
-            seconds, name=self.config.name, options=self.config.options, size=_PIECE, **request
-        )
+    def _ask(self, seconds: float, place: Mapping[str, object], **request: object) -> object:
+        return _WORKER.ask(seconds, name=self.config.name, size=_PIECE, **place, **request)
