@@ -18,10 +18,16 @@ class Rollout:
     """int32 `[T]`: the response, with its end-of-sequence token if it finished."""
     log_probs: NDArray[np.float32]
     """`[T]`: the sampler's log probs of these tokens."""
-    entropies: NDArray[np.float32]
-    """`[T]`: entropy of the distribution that each token was drawn from, in nats."""
+    entropies: NDArray[np.float32] | None
+    """`[T]`: entropy of the distribution that each token was drawn from, in nats; None where the
+    sampler has none."""
+    top_k_ids: NDArray[np.int32] | None
+    """`[T, k]`: the student's k most probable tokens at each position, best first; None where the
+    method has no use for them."""
     finished: bool
     """Whether it ended by itself; False when it ran into the length limit."""
+    revision: int
+    """Number of the student's weights that drew it: the updates that led to them."""
     text: str
     """The response as text, without special tokens."""
     verdict: Verdict

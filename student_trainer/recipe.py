@@ -22,7 +22,7 @@ from student_trainer.models import StudentConfig
 from student_trainer.optimizer import OptimizerConfig
 from student_trainer.prompts import PromptConfig
 from student_trainer.rollout_log import RolloutLogConfig
-from student_trainer.rollouts.sampler import RolloutConfig
+from student_trainer.rollouts.config import RolloutConfig
 from student_trainer.scoring import ScoringConfig
 from student_trainer.tasks import TaskConfig
 from student_trainer.teacher_weights import FixedTeacherConfig, TeacherRefreshConfig

@@ -31,13 +31,16 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """What the step's rollouts look like."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-    return {
+    metrics = {
         "rollout/reward": float(np.mean([rollout.reward for rollout in rollouts])),
         "rollout/length": tokens / len(rollouts),
         "rollout/truncated_share": float(np.mean([not r.finished for r in rollouts])),
         "rollout/mixed_groups": float(np.mean([group.mixed for group in groups])),
-        "rollout/entropy": sum(float(r.entropies.sum()) for r in rollouts) / tokens,
     }
+    entropies = [r.entropies for r in rollouts if r.entropies is not None]
+    if entropies:
+        metrics["rollout/entropy"] = float(np.concatenate(entropies).mean())
+    return metrics
 
 
 def hint_metrics(

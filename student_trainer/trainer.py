@@ -48,6 +48,7 @@ from student_trainer.optimizer import Optimizer
 from student_trainer.prompts import Prompts
 from student_trainer.recipe import Recipe, read_recipe_file
 from student_trainer.rollout_log import logged_rollouts
+from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupJob, build_group_job
 from student_trainer.seeds import derive_seed
@@ -94,7 +95,8 @@ class Trainer:
         self._task = recipe.task.build()
         self._heldout = self._task.heldout_problems(recipe.evaluation.problems)
         self._prompts = Prompts(self._student.tokenizer, recipe.prompts, self._task.answer_format)
-        self._generator = RolloutGenerator(self._student, self._task, self._prompts)
+        sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
+        self._generator = RolloutGenerator(self._student, sampler, self._task, self._prompts)
         self._method = recipe.method.build()
         self._optimizer = Optimizer(
             recipe.optimizer, dict(self._student.model.named_parameters()), recipe.steps
@@ -254,14 +256,8 @@ class Trainer:
         problems = [self._task.train_problem(first + i) for i in range(config.prompts_per_step)]
         scored: dict[int, _ScoredGroup] = {}
         with watch.stage("sampling"):
-            for index, group in self._generator.groups(
-                problems,
-                group_size=config.group_size,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                max_rows=config.max_rows,
-                seed=derive_seed(self.recipe.seed, "rollouts", step),
-            ):
+            request = config.request(derive_seed(self.recipe.seed, "rollouts", step))
+            for index, group in self._generator.groups(problems, request):
                 scored[index] = self._submit(step, index, group)
                 self._monitors.progress("sampling", len(scored), len(problems))
         return [scored[index] for index in range(len(problems))]
@@ -378,20 +374,20 @@ class Trainer:
         """Samples and grades the held-out problems, with the same seed every time."""
         config = self.recipe.evaluation
         graded: list[list[GradedSample]] = []
-        for _, group in self._generator.groups(
-            self._heldout,
+        request = SamplingRequest(
             group_size=config.samples,
             max_new_tokens=self.recipe.rollouts.max_new_tokens,
             temperature=config.temperature,
-            max_rows=self.recipe.rollouts.max_rows,
             seed=derive_seed(self.recipe.seed, "evaluation"),
-        ):
+            max_rows=self.recipe.rollouts.max_rows,
+        )
+        for _, group in self._generator.groups(self._heldout, request):
             graded.append(
                 [
                     GradedSample(
                         rollout.verdict.correct,
                         len(rollout.token_ids),
-                        float(rollout.entropies.sum()),
+                        float("nan" if rollout.entropies is None else rollout.entropies.sum()),
                     )
                     for rollout in group.rollouts
                 ]

@@ -12,6 +12,8 @@ from counterhint import tokenizer_fingerprint
 from counterhint.errors import InputError
 from student_trainer.models import Student
 from student_trainer.prompts import Prompts
+from student_trainer.rollouts.base import SamplingRequest
+from student_trainer.rollouts.built_in import BuiltInSampler
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.tasks.chain import ChainTask, apply
 from student_trainer.tiny.batches import prompt_ids
@@ -124,14 +126,14 @@ def _accuracy(
     problems: int,
 ) -> float:
     student = Student(model, tokenizer, tokenizer_fingerprint(tokenizer), torch.float32)
-    groups = RolloutGenerator(student, task, prompts).groups(
-        task.heldout_problems(problems),
+    request = SamplingRequest(
         group_size=1,
         max_new_tokens=_LONGEST_STEP * task.config.operations + 3,
         temperature=1.0,
-        max_rows=256,
         seed=0,
     )
+    generator = RolloutGenerator(student, BuiltInSampler(student), task, prompts)
+    groups = generator.groups(task.heldout_problems(problems), request)
     return sum(group.rollouts[0].verdict.correct for _, group in groups) / problems
 
 

@@ -15,7 +15,9 @@ def make_rollout(
         token_ids=np.array(tokens, dtype=np.int32),
         log_probs=np.full(len(tokens), -0.5, dtype=np.float32),
         entropies=np.full(len(tokens), 0.7, dtype=np.float32),
+        top_k_ids=None,
         finished=True,
+        revision=0,
         text=" ".join(f"w{token}" for token in tokens),
         verdict=Verdict(correct, answer),
     )
