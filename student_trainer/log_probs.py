@@ -1,74 +1,293 @@
-"""The student's log probs of sampled tokens, from hidden states, a chunk of positions at a time."""
+"""From the student's hidden states to log probs and entropies, a chunk of positions at a time.
+
+Logits exist for one chunk of positions, forward and backward, never as `[N, V]`: the backward pass
+computes a chunk's logits anew and adds its share to the gradients of the hidden states and of the
+head. With z a position's logits, p = softmax(z) and H its entropy,
+
+    ∂ log p_v / ∂z = 1_v − p        ∂H / ∂z = −p · (log p + H).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from counterhint.errors import InputError
 
-CHUNK_LOGITS = 2**24
-"""Most logits that exist at once in float32 (64 MiB), forward and backward."""
+CHUNK_BYTES = 128 * 2**20
+"""Most bytes of one chunk's logits in float32; at most three tensors of this size exist at once."""
 
 
-def response_log_probs(
-    model: PreTrainedModel, input_ids: Tensor, lengths: Tensor, mask: Tensor, temperature: float
-) -> Tensor:
-    """Log probs of response tokens, with gradient.
+class TokenScores(NamedTuple):
+    """Scores of N positions, float32, with gradient. (A named tuple, so that FSDP finds the tensors
+    in it.)"""
+
+    sampled: Tensor
+    """`[N]`: log probs of the tokens that stand there."""
+    support: Tensor | None = None
+    """`[N, k]`: log probs of the support tokens, where any were given."""
+    entropy: Tensor | None = None
+    """`[N]`: in nats, where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMap:
+    """What a model does to the linear map's output x, and sampling after it: the logits are
+    `cap · tanh(factor · x / cap) / temperature`, without the tanh where there is no cap."""
+
+    factor: float = 1.0
+    """Constant factor (Granite's `logits_scaling`, Cohere's `logit_scale`)."""
+    soft_cap: float | None = None
+    """Soft cap (`final_logit_softcapping` of Gemma 2)."""
+    temperature: float = 1.0
+    """The sampler's temperature."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, temperature: float) -> "LogitMap":
+        """What a model's configuration says."""
+        config = model.config.get_text_config()
+        factor = float(getattr(config, "logit_scale", None) or 1.0)
+        factor /= float(getattr(config, "logits_scaling", None) or 1.0)
+        return cls(factor, getattr(config, "final_logit_softcapping", None), temperature)
+
+    def apply_(self, logits: Tensor) -> Tensor:
+        """Turns the linear map's output into logits, in place."""
+        if self.soft_cap is None:
+            return logits.mul_(self.factor / self.temperature)
+        logits.mul_(self.factor / self.soft_cap).tanh_()
+        return logits.mul_(self.soft_cap / self.temperature)
+
+    def cap_slope(self, logits: Tensor) -> Tensor | None:
+        """∂ logits / ∂x, divided by its constant part `factor / temperature`; None where that is
+        all of it."""
+        if self.soft_cap is None:
+            return None
+        return (logits * (self.temperature / self.soft_cap)).square_().neg_().add_(1.0)
+
+
+def token_scores(
+    hidden: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    support_ids: Tensor | None = None,
+    *,
+    entropy: bool = False,
+    logit_map: LogitMap,
+) -> TokenScores:
+    """Log probs and entropies at N positions, with gradient to `hidden` and to the head.
+
+    Under autocast, or with weights in half precision, logits are multiplied in that precision; all
+    that follows is float32 (float64 for float64 weights).
 
     Args:
-        model: a causal language model.
-        input_ids: `[B, S]`: prompt and response, padded at the end.
-        lengths: `[B]`: tokens of each row before the padding.
-        mask: bool `[B, S]`: the response tokens.
-        temperature: the sampler's, by which logits are divided.
-
-    Returns:
-        float32 `[N]`: log probs of the tokens in `mask`, row by row.
+        hidden: `[N, H]`: hidden states that predict the tokens.
+        head: the language model head, `[V, H]`; no gradient is computed where it is frozen.
+        targets: int64 `[N]`: the tokens that stand there.
+        support_ids: int64 `[N, k]`: further tokens to score.
+        entropy: whether to return the entropy.
+        logit_map: what stands behind the head.
     """
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    attention_mask = (positions < lengths[:, None]).long()
-    hidden = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    ).last_hidden_state
-    # The hidden state of a position predicts the next one.
-    predicting = hidden[:, :-1][mask[:, 1:]]
-    targets = input_ids[mask]
-    head = model.get_output_embeddings()
-    chunk = max(1, CHUNK_LOGITS // head.weight.shape[0])
-    pieces = zip(predicting.split(chunk), targets.split(chunk), strict=True)
-    if len(targets) <= chunk:
-        return torch.cat([_chunk_log_probs(head, *piece, temperature) for piece in pieces])
-    # Recomputing a chunk's logits in the backward pass keeps one chunk of them alive, not all.
-    return torch.cat(
-        [
-            checkpoint(_chunk_log_probs, head, *piece, temperature, use_reentrant=False)
-            for piece in pieces
-        ]
-    )
+    device = hidden.device.type
+    precision = torch.promote_types(hidden.dtype, head.weight.dtype)
+    if torch.is_autocast_enabled(device):
+        precision = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        outputs = _TokenScores.apply(  # type: ignore[no-untyped-call]
+            hidden, head.weight, head.bias, targets, support_ids, entropy, logit_map, precision
+        )
+    return TokenScores(*outputs)
 
 
-def _chunk_log_probs(
-    head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float
-) -> Tensor:
-    logits = head(hidden).float() / temperature
-    return -functional.cross_entropy(logits, targets, reduction="none")
+class _TokenScores(torch.autograd.Function):
+    """`token_scores`. The head's weight comes as an argument, so that autograd hands the gradient
+    on to whatever holds it (FSDP, tied embeddings)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        support_ids: Tensor | None,
+        entropy: bool,
+        logit_map: LogitMap,
+        precision: torch.dtype,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        chunks = _Chunks(hidden.to(precision), weight, bias, logit_map)
+        normalizer = hidden.new_empty(len(hidden), dtype=chunks.wide)
+        sampled = torch.empty_like(normalizer)
+        entropies = torch.empty_like(normalizer) if entropy else None
+        support = None
+        if support_ids is not None:
+            support = hidden.new_empty(support_ids.shape, dtype=chunks.wide)
+        for rows, logits in chunks:
+            # What is read from the logits comes first: they are overwritten after.
+            sampled[rows] = logits.gather(1, targets[rows, None])[:, 0]
+            if support is not None and support_ids is not None:
+                support[rows] = logits.gather(1, support_ids[rows])
+            largest = logits.amax(1, keepdim=True)
+            logits.sub_(largest)
+            if entropies is None:
+                total = logits.exp_().sum(1)
+            else:
+                powers = torch.exp(logits, out=chunks.spare(logits))
+                total = powers.sum(1)
+                entropies[rows] = total.log() - powers.mul_(logits).sum(1) / total
+            normalizer[rows] = largest[:, 0] + total.log()
+        sampled -= normalizer
+        if support is not None:
+            support -= normalizer[:, None]
+        ctx.save_for_backward(
+            chunks.hidden, weight, bias, targets, support_ids, normalizer, entropies
+        )
+        ctx.logit_map, ctx.hidden_dtype = logit_map, hidden.dtype
+        ctx.set_materialize_grads(False)
+        return sampled, support, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, support_ids, normalizer, entropies = ctx.saved_tensors
+        logit_map: LogitMap = ctx.logit_map
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        # The constant part of ∂ logits / ∂x goes into the small tensors.
+        slope = logit_map.factor / logit_map.temperature
+        to_sampled, to_support, to_entropy = (
+            None if grad is None else grad * slope for grad in grads
+        )
+        # Σ over a position's tokens of what comes back to their log probs.
+        to_all = torch.zeros_like(normalizer) if to_sampled is None else to_sampled.clone()
+        if to_support is not None:
+            to_all += to_support.sum(1)
+        with torch.autocast(hidden.device.type, enabled=False):
+            chunks = _Chunks(hidden, weight, bias, logit_map)
+            grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+            grad_weight = torch.zeros_like(weight, dtype=chunks.wide) if wants_weight else None
+            grad_bias = torch.zeros_like(bias, dtype=chunks.wide) if wants_bias else None
+            for rows, logits in chunks:
+                cap_slope = logit_map.cap_slope(logits)
+                log_probs = logits.sub_(normalizer[rows, None])
+                if to_entropy is None:
+                    grad = log_probs.exp_().mul_(-to_all[rows, None])
+                else:
+                    probs = torch.exp(log_probs, out=chunks.spare(log_probs))
+                    grad = log_probs.add_(entropies[rows, None]).mul_(to_entropy[rows, None])
+                    grad = grad.add_(to_all[rows, None]).mul_(probs).neg_()
+                if to_sampled is not None:
+                    grad.scatter_add_(1, targets[rows, None], to_sampled[rows, None])
+                if to_support is not None:
+                    grad.scatter_add_(1, support_ids[rows], to_support[rows])
+                if cap_slope is not None:
+                    grad.mul_(cap_slope)
+                if grad_bias is not None:
+                    grad_bias += grad.sum(0)
+                narrow = grad.to(hidden.dtype)
+                if grad_hidden is not None:
+                    torch.mm(narrow, chunks.weight, out=grad_hidden[rows])
+                if grad_weight is None:
+                    continue
+                if narrow.dtype == grad_weight.dtype:
+                    grad_weight.addmm_(narrow.t(), hidden[rows])
+                else:  # the sum over chunks stays in float32
+                    grad_weight += narrow.t() @ hidden[rows]
+        return (
+            None if grad_hidden is None else grad_hidden.to(ctx.hidden_dtype),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            *[None] * 5,
+        )
+
+
+class _Chunks:
+    """Iterates over the logits of `hidden`, a slice of rows at a time, always in the same memory.
+
+    Multiplies in the precision of `hidden`, and hands out at least float32.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, logit_map: LogitMap
+    ) -> None:
+        self.hidden = hidden
+        self.weight = weight.to(hidden.dtype)
+        self.wide = torch.promote_types(hidden.dtype, torch.float32)
+        self._bias = None if bias is None else bias.to(self.wide)
+        self._logit_map = logit_map
+        vocab = len(weight)
+        self._rows = max(1, min(len(hidden), CHUNK_BYTES // (4 * vocab)))
+        self._product = hidden.new_empty(self._rows, vocab)
+        self._logits = self._product
+        if self.wide != hidden.dtype:
+            self._logits = hidden.new_empty(self._rows, vocab, dtype=self.wide)
+        self._spare: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the rows' slice and their logits `[rows, V]`, to be overwritten at will."""
+        for start in range(0, len(self.hidden), self._rows):
+            rows = slice(start, min(start + self._rows, len(self.hidden)))
+            count = rows.stop - start
+            product, logits = self._product[:count], self._logits[:count]
+            torch.mm(self.hidden[rows], self.weight.t(), out=product)
+            if logits.dtype != product.dtype:
+                logits.copy_(product)
+            if self._bias is not None:
+                logits += self._bias
+            yield rows, self._logit_map.apply_(logits)
+
+    def spare(self, logits: Tensor) -> Tensor:
+        """Memory of the same shape as a chunk's logits."""
+        if self._spare is None:
+            self._spare = torch.empty_like(self._logits)
+        return self._spare[: len(logits)]
+
+
+def causal_model(model: nn.Module) -> PreTrainedModel:
+    """The causal language model itself, also where adapters of peft are around it."""
+    adapted = getattr(model, "get_base_model", None)
+    found = model if adapted is None else adapted()
+    assert isinstance(found, PreTrainedModel)
+    return found
+
+
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The part of a model that gives hidden states."""
+    return causal_model(model).base_model
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The language model head.
+
+    Raises:
+        InputError: it is not a linear map, or adapters are on it.
+    """
+    head = causal_model(model).get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise InputError(
+            f"the head of {type(causal_model(model)).__name__} is a {type(head).__name__}; the "
+            "trainer needs a plain linear map: use another model, or leave the head out of the "
+            "adapter's target modules"
+        )
+    return head
 
 
 @torch.no_grad()
-def check_head(model: PreTrainedModel) -> None:
-    """Refuses models whose logits are more than a linear map of the last hidden state.
+def check_head(model: nn.Module) -> None:
+    """Refuses models whose logits are more than `LogitMap` of a linear map of the hidden state.
 
     Raises:
-        InputError: the model scales or caps its logits.
+        InputError: the model's logits are otherwise.
     """
-    probe = torch.tensor([[0, 1]], device=model.device)
-    hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    ours = model.get_output_embeddings()(hidden).float()
-    theirs = model(input_ids=probe, use_cache=False).logits.float()
+    inner = causal_model(model)
+    probe = torch.tensor([[0, 1]], device=inner.device)
+    hidden = decoder_of(model)(input_ids=probe, use_cache=False).last_hidden_state
+    ours = LogitMap.of(inner, 1.0).apply_(head_of(model)(hidden).float())
+    theirs = inner(input_ids=probe, use_cache=False).logits.float()
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
         raise InputError(
-            f"{type(model).__name__} scales or caps its logits, which the trainer does not do: "
-            "use a model whose head is a linear map"
+            f"{type(inner).__name__} does more to its logits than scaling and soft-capping them, "
+            "which the trainer does not know: use another model"
         )

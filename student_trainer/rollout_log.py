@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from counterhint import contrast, one_sided
-from student_trainer.batches import Row, micro_batches
+from student_trainer.batches import BatchConfig, Row, micro_batches
 from student_trainer.config import Config
 from student_trainer.groups import Group
 from student_trainer.hints import RolloutHints
@@ -77,7 +77,7 @@ def logged_rollouts(
             },
         }
         if isinstance(method, Rlcsd):
-            (piece,) = micro_batches([row], row.tokens, torch.device("cpu"))
+            (piece,) = micro_batches([row], BatchConfig(), torch.device("cpu"), step=step)
             modulation = method.modulate(piece.targets)
             entry["selected"] = modulation.selected[0].tolist()
             entry["modulated"] = _rounded(modulation.advantages[0].numpy())

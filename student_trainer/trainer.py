@@ -11,7 +11,6 @@ import random
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import yaml
 
-from counterhint import CounterhintError, ScoringClient, ScoringResult
+from counterhint import CounterhintError, ScoringClient
 from counterhint.errors import InputError, Unavailable
 from student_trainer.batches import Row, micro_batches, shuffled_parts
 from student_trainer.checkpoints import (
@@ -32,9 +31,9 @@ from student_trainer.checkpoints import (
     save_checkpoint,
 )
 from student_trainer.evaluation import Evaluation, GradedSample, summarize
+from student_trainer.forward import StudentForward
 from student_trainer.groups import Group
 from student_trainer.hints import Hint, RolloutHints, choose_hints
-from student_trainer.log_probs import response_log_probs
 from student_trainer.losses import StudentLogProbs
 from student_trainer.models import load_student
 from student_trainer.monitors import (
@@ -50,7 +49,7 @@ from student_trainer.recipe import Recipe, read_recipe_file
 from student_trainer.rollout_log import logged_rollouts
 from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.generate import RolloutGenerator
-from student_trainer.scoring import GroupJob, build_group_job
+from student_trainer.scoring import GroupScoring, PendingGroup, ScoringCounts
 from student_trainer.seeds import derive_seed
 from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
 from student_trainer.summary import evaluation_totals, summarize_run
@@ -65,8 +64,7 @@ class _ScoredGroup:
 
     group: Group
     hints: Sequence[RolloutHints | None]
-    job: GroupJob | None = None
-    future: Future[ScoringResult] | None = None
+    pending: PendingGroup | None = None
     rows: dict[int, Row] = field(default_factory=dict)
 
 
@@ -92,6 +90,7 @@ class Trainer:
         if classes is not None and not classes.is_file():
             raise InputError(f"report.token_classes: there is no file {classes}")
         self._student = load_student(recipe.student)
+        self._forward = StudentForward(self._student.model, recipe.rollouts.temperature)
         self._task = recipe.task.build()
         self._heldout = self._task.heldout_problems(recipe.evaluation.problems)
         self._prompts = Prompts(self._student.tokenizer, recipe.prompts, self._task.answer_format)
@@ -113,7 +112,7 @@ class Trainer:
         self._idle_steps = 0
         self._teacher_name: str | None = None
         self._check_hints()
-        self._client = self._connect() if self._method.needs.reads != "nothing" else None
+        self._scoring = self._connect() if self._method.needs.reads != "nothing" else None
         resumed_step = None if checkpoint is None else self._state.steps_done
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         resolved = recipe.model_dump(mode="json")
@@ -155,7 +154,7 @@ class Trainer:
                 "`solution` to the data, or use self_rollout"
             )
 
-    def _connect(self) -> ScoringClient:
+    def _connect(self) -> GroupScoring:
         told: set[str] = set()
 
         def on_retry(error: CounterhintError) -> None:
@@ -168,7 +167,7 @@ class Trainer:
             ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
         )
         try:
-            teacher = client.check_tokenizer(self._student.fingerprint, config.connect_timeout)
+            teacher = client.get_teacher(config.connect_timeout)
         except Unavailable as error:
             raise InputError(
                 f"scoring.address: no teacher or intake answered at {config.address} within "
@@ -176,7 +175,15 @@ class Trainer:
                 "teacher serve` or `counterhint services run`"
             ) from error
         self._teacher_name = teacher.model_id
-        return client
+        return GroupScoring(
+            client,
+            teacher,
+            self._prompts,
+            self._method.needs,
+            self.recipe.hints,
+            config,
+            self._student.fingerprint,
+        )
 
     def run(self) -> dict[str, Any]:
         """Trains to the last step and writes `summary.json`.
@@ -220,7 +227,7 @@ class Trainer:
         began = time.perf_counter()
         scored = self._sample(step, watch)
         groups = [entry.group for entry in scored]
-        costs = self._collect_scores(scored, watch)
+        counts = self._collect_scores(scored, watch)
         rows = [row for entry in scored for row in entry.rows.values()]
         self._check_learning(groups, rows)
         with watch.stage("update"):
@@ -230,9 +237,10 @@ class Trainer:
         with watch.stage("publish"):
             self._refresh_teacher()
         seconds = time.perf_counter() - began
-        self._add_totals(watch, {"training_seconds": seconds, **costs})
-        metrics |= group_metrics(groups) | costs
-        if self._client is not None:
+        self._add_totals(watch, {"training_seconds": seconds, **counts.totals()})
+        metrics |= group_metrics(groups)
+        if self._scoring is not None:
+            metrics |= counts.metrics()
             metrics |= hint_metrics([entry.hints for entry in scored], rows)
         waited = watch.seconds.get("scoring_wait", 0.0)
         tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
@@ -263,37 +271,31 @@ class Trainer:
         return [scored[index] for index in range(len(problems))]
 
     def _submit(self, step: int, index: int, group: Group) -> _ScoredGroup:
-        if self._client is None:
+        if self._scoring is None:
             return _ScoredGroup(group, [None] * len(group.rollouts))
         source = random.Random(derive_seed(self.recipe.seed, "hints", step, index))
-        hints = choose_hints(group, self.recipe.hints, source)
-        job = build_group_job(
-            group,
-            hints,
-            self._prompts,
+        hints = choose_hints(group, self.recipe.hints, self._method.needs, source)
+        pending = self._scoring.submit(
             run_id=self._state.run_id,
             name=f"step-{step}/group-{index}",
-            fingerprint=self._student.fingerprint,
+            group=group,
+            hints=hints,
             weights=self._state.weights,
         )
-        return _ScoredGroup(
-            group, hints, job, None if job is None else self._client.submit(job.job)
-        )
+        return _ScoredGroup(group, hints, pending)
 
-    def _collect_scores(self, scored: Sequence[_ScoredGroup], watch: Stopwatch) -> dict[str, float]:
-        """Waits for the scores and makes the training rows; returns what the scoring cost."""
-        waiting = [entry for entry in scored if entry.future is not None]
-        costs = {"scoring/tokens_naive": 0, "scoring/tokens_computed": 0}
-        with watch.stage("scoring_wait"):
-            for done, entry in enumerate(waiting):
-                self._monitors.progress("scoring", done, len(waiting))
-                assert entry.future is not None
-                result = entry.future.result()
-                costs["scoring/tokens_naive"] += result.cost.tokens_naive
-                costs["scoring/tokens_computed"] += result.cost.tokens_computed
-        plain = self._client is None or self.recipe.hints.without_hint == "plain"
-        for entry in scored:
-            hinted = entry.job.read(entry.future.result()) if entry.job and entry.future else {}
+    def _collect_scores(self, scored: Sequence[_ScoredGroup], watch: Stopwatch) -> ScoringCounts:
+        """Waits for the scores and makes the training rows; returns what the scoring took."""
+        plain = self._scoring is None or self.recipe.hints.without_hint == "plain"
+        counts = []
+        for done, entry in enumerate(scored):
+            hinted = {}
+            if entry.pending is not None:
+                self._monitors.progress("scoring", done, len(scored))
+                with watch.stage("scoring_wait"):
+                    outcome = entry.pending.result()
+                hinted, entry.hints = outcome.scores, outcome.hints
+                counts.append(outcome.counts)
             advantages = entry.group.advantages()
             for index, rollout in enumerate(entry.group.rollouts):
                 if plain or index in hinted:
@@ -304,7 +306,7 @@ class Trainer:
                         hinted.get(index),
                         rollout.log_probs,
                     )
-        return {**costs, "scoring/groups": len(waiting)} if self._client is not None else {}
+        return ScoringCounts.total(counts)
 
     def _update(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
         """One or more optimizer updates; metrics are means over them."""
@@ -318,20 +320,14 @@ class Trainer:
 
     def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
         student = self._student
-        pieces = list(micro_batches(rows, self.recipe.batch.micro_batch_tokens, student.device))
+        pieces = list(micro_batches(rows, self.recipe.batch, student.device, step=step + 1))
         counted = [self._method.totals(piece.targets) for piece in pieces]
         totals = {key: sum(c[key] for c in counted[1:]) + counted[0][key] for key in counted[0]}
         sums: dict[str, float] = {"optim/loss": 0.0}
         for done, piece in enumerate(pieces):
             self._monitors.progress("updating", done, len(pieces))
             with student.autocast():
-                flat = response_log_probs(
-                    student.model,
-                    piece.input_ids,
-                    piece.lengths,
-                    piece.response_mask,
-                    self.recipe.rollouts.temperature,
-                )
+                flat = self._forward(piece.tokens).sampled
             part = self._method.loss(StudentLogProbs(piece.to_rows(flat)), piece.targets, totals)
             part.loss.backward()
             sums["optim/loss"] += part.loss.item()
@@ -341,7 +337,7 @@ class Trainer:
 
     def _refresh_teacher(self) -> None:
         done = self._state.steps_done
-        if self._client is None or not self.recipe.teacher_refresh.due(done):
+        if self._scoring is None or not self.recipe.teacher_refresh.due(done):
             return
         if done == self.recipe.steps:  # no job follows
             return
