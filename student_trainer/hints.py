@@ -2,7 +2,8 @@
 
 A rollout's correct hint is a verified sibling (or the data set's own solution), its wrong hints are
 incorrect siblings that hold a final answer. A rollout is never its own hint, on either side
-(RLCSD, arXiv 2606.11709).
+(RLCSD, arXiv 2606.11709); nor is a sibling with the very same text, which would show the teacher
+the response that it is about to read.
 """
 
 import random
@@ -13,7 +14,8 @@ from pydantic import Field
 
 from counterhint.errors import InputError
 from student_trainer.config import Config
-from student_trainer.groups import Group
+from student_trainer.groups import Group, Rollout
+from student_trainer.losses import TeacherNeeds
 
 
 class HintConfig(Config):
@@ -24,7 +26,13 @@ class HintConfig(Config):
     max_wrong: int = Field(4, ge=1)
     """K: most wrong hints for a rollout."""
     without_hint: Literal["drop", "plain"] = "drop"
-    """A rollout without a legal hint on either side is left out, or trained by GRPO alone."""
+    """A rollout without a legal hint is left out, or trained by GRPO alone."""
+    max_tokens: int | None = Field(None, ge=0)
+    """Most tokens of a hint's solution text; None bounds it by the teacher's context alone."""
+    too_long: Literal["shorten", "drop", "error"] = "shorten"
+    """What happens when hints are above `max_tokens`, or the teacher's context cannot hold them:
+    all hints of the group are cut to the same number of tokens; or rollouts with such a hint count
+    as without hints; or the run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,52 +47,70 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class RolloutHints:
-    """The hints of one rollout; both sides are there, or there is no `RolloutHints`."""
+    """The hints of one rollout: all that the method needs, or there is no `RolloutHints`."""
 
     correct: Hint
     """The correct hint."""
     wrong: tuple[Hint, ...]
-    """1 to K wrong hints."""
+    """1 to K wrong hints; none where the method reads the correct hint alone."""
 
 
 def choose_hints(
-    group: Group, config: HintConfig, random_source: random.Random
+    group: Group, config: HintConfig, needs: TeacherNeeds, random_source: random.Random
 ) -> tuple[RolloutHints | None, ...]:
-    """The hints of each rollout of a group; None where either side has no legal one.
+    """The hints of each rollout of a group; None where one that the method needs has no legal one.
+
+    A method that needs no wrong hints leaves no rollout out for want of them.
+
+    Args:
+        group: the group.
+        config: how hints are chosen.
+        needs: which hints the method reads, and how many wrong ones at most.
+        random_source: decides every draw.
 
     Raises:
         InputError: `gt_cot`, but the problem has no solution.
     """
+    if needs.reads not in ("correct_hint", "both_hints"):
+        return (None,) * len(group.rollouts)
     if config.correct == "gt_cot" and group.problem.solution is None:
         raise InputError(
             f"hints.correct is gt_cot, but problem {group.problem.id} has no solution: add a "
             "`solution` to the data, or use self_rollout"
         )
+    most_wrong = 0
+    if needs.reads == "both_hints":
+        most_wrong = min(config.max_wrong, needs.wrong_hints or config.max_wrong)
     return tuple(
-        _hints_of(index, group, config, random_source) for index in range(len(group.rollouts))
+        _hints_of(rollout, group, config, most_wrong, random_source) for rollout in group.rollouts
     )
 
 
 def _hints_of(
-    index: int, group: Group, config: HintConfig, random_source: random.Random
+    rollout: Rollout,
+    group: Group,
+    config: HintConfig,
+    most_wrong: int,
+    random_source: random.Random,
 ) -> RolloutHints | None:
-    siblings = [rollout for other, rollout in enumerate(group.rollouts) if other != index]
+    others = [other for other in group.rollouts if other.text != rollout.text]
     wrong = [
-        Hint(sibling.text, sibling.verdict.answer)
-        for sibling in siblings
-        if not sibling.verdict.correct and sibling.verdict.answer is not None
+        Hint(other.text, other.verdict.answer)
+        for other in others
+        if not other.verdict.correct and other.verdict.answer is not None
     ]
     if config.correct == "gt_cot":
-        right = [Hint(group.problem.solution or "", group.problem.answer)]
+        solution = group.problem.solution or ""
+        right = [Hint(solution, group.problem.answer)] if solution != rollout.text else []
     else:
         right = [
-            Hint(sibling.text, sibling.verdict.answer or group.problem.answer)
-            for sibling in siblings
-            if sibling.verdict.correct
+            Hint(other.text, other.verdict.answer or group.problem.answer)
+            for other in others
+            if other.verdict.correct
         ]
-    if not right or not wrong:
+    if not right or (most_wrong and not wrong):
         return None
     return RolloutHints(
         random_source.choice(right),
-        tuple(random_source.sample(wrong, min(config.max_wrong, len(wrong)))),
+        tuple(random_source.sample(wrong, min(most_wrong, len(wrong)))),
     )

@@ -1,5 +1,6 @@
 """Prompts: a problem, with or without a hint, as token ids through the model's chat template."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class PromptConfig(Config):
     student_thinking: bool | None = None
     """`enable_thinking` of the student's chat template; None leaves it to the template."""
     teacher_thinking: bool | None = None
-    """`enable_thinking` of hinted prompts; None leaves it to the template."""
+    """`enable_thinking` of what the teacher reads; None leaves it to the template."""
 
 
 class Prompts:
@@ -45,15 +46,18 @@ class Prompts:
                 f"the tokenizer in {tokenizer.name_or_path} has no chat template: use an instruct "
                 "model, or add a chat_template.jinja to its folder"
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._config = config
         self._answer_format = answer_format
         self._template = load_template(config.hint_template)
 
     def plain(self, problem: Problem) -> TokenIds:
         """The prompt that the student answers, int32 `[T]`."""
-        text = f"{problem.text}\n\n{self._answer_format}".strip()
-        return self._encode(text, self._config.student_thinking)
+        return self._encode(self._question(problem), self._config.student_thinking)
+
+    def teacher_plain(self, problem: Problem) -> TokenIds:
+        """The same prompt as the teacher reads it where no hint is shown, int32 `[T]`."""
+        return self._encode(self._question(problem), self._config.teacher_thinking)
 
     def hinted(self, problem: Problem, hint: Hint) -> TokenIds:
         """The prompt under which the teacher reads a response, int32 `[T]`."""
@@ -65,17 +69,53 @@ class Prompts:
         )
         return self._encode(text, self._config.teacher_thinking)
 
+    def hint_length(self, hint: Hint) -> int:
+        """Tokens of the hint's solution text by itself; 0 when the template does not show it."""
+        if not self._template.shows_solution:
+            return 0
+        return len(self.tokenizer.encode(hint.text, add_special_tokens=False))
+
+    def hint_tail(self, hint: Hint, tokens: int) -> Hint:
+        """The hint with the longest end of its solution text that takes at most `tokens` tokens.
+
+        The text is cut where one of its tokens begins, and what is left is tokenized again: it may
+        take more tokens than it had inside the whole, and is cut further until it fits.
+
+        Raises:
+            InputError: the tokenizer does not say where in a text its tokens lie.
+        """
+        if not self.tokenizer.is_fast:
+            raise InputError(
+                f"the tokenizer in {self.tokenizer.name_or_path} does not say where its tokens lie "
+                "in a text, so hints cannot be shortened: use a fast tokenizer (tokenizer.json), "
+                "or set hints.too_long=drop"
+            )
+        encoded = self.tokenizer(
+            hint.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        starts = [start for start, _ in encoded["offset_mapping"]]
+        if len(starts) <= tokens:
+            return hint
+        for start in dict.fromkeys(starts[len(starts) - tokens :]):
+            shorter = replace(hint, text=hint.text[start:])
+            if self.hint_length(shorter) <= tokens:
+                return shorter
+        return replace(hint, text="")
+
+    def _question(self, problem: Problem) -> str:
+        return f"{problem.text}\n\n{self._answer_format}".strip()
+
     def _encode(self, text: str, thinking: bool | None) -> TokenIds:
         messages = [{"role": "user", "content": text}]
         if self._config.system is not None:
             messages.insert(0, {"role": "system", "content": self._config.system})
         options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-        ids = self._tokenizer.apply_chat_template(
+        ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **options
         )
         encoded = np.array(ids, dtype=np.int32)
-        if (encoded == self._tokenizer.unk_token_id).any():
+        if (encoded == self.tokenizer.unk_token_id).any():
             raise InputError(
-                f"the tokenizer in {self._tokenizer.name_or_path} has no token for part of {text!r}"
+                f"the tokenizer in {self.tokenizer.name_or_path} has no token for part of {text!r}"
             )
         return encoded

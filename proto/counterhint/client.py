@@ -242,6 +242,13 @@ class ScoringClient:
         """Sends a job; the future holds its result or raises its typed error."""
         return self._run(self._client.score(job, timeout))
 
+    def start(self, work: Callable[[AsyncScoringClient], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Starts work that makes several calls, each perhaps by what the one before gave.
+
+        It runs on the client's event loop, so it must await and never block.
+        """
+        return self._run(work(self._client))
+
     async def _end(self) -> None:
         calls = asyncio.all_tasks() - {asyncio.current_task()}
         for call in calls:

@@ -40,6 +40,11 @@ class HintTemplate:
                 "a hint template needs {{problem}} and at least one of {{hint}} and {{answer}}"
             )
 
+    @property
+    def shows_solution(self) -> bool:
+        """Whether the hint's solution text is shown, and not its final answer alone."""
+        return "{{hint}}" in self.text
+
     def render(self, *, problem: str, hint: str, answer: str, answer_format: str) -> str:
         """The prompt text. Placeholder-like text inside the values stays as it is."""
         values = {

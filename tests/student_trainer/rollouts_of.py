@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from student_trainer.groups import Group, Rollout
+from student_trainer.losses import TeacherNeeds
 from student_trainer.tasks.base import Problem, Verdict
+
+NEEDS = TeacherNeeds(reads="both_hints", sampled=True)
+"""What `rlcsd` needs."""
 
 
 def make_rollout(

@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from counterhint.errors import InputError
 from student_trainer.hints import HintConfig, choose_hints
-from tests.student_trainer.rollouts_of import make_group
+from tests.student_trainer.rollouts_of import NEEDS, make_group
 
 
 @given(verdicts=st.text("rwn", min_size=2, max_size=9), seed=st.integers(0, 99))
 def test_a_rollout_is_never_its_own_hint(verdicts: str, seed: int) -> None:
     group = make_group(verdicts)
-    chosen = choose_hints(group, HintConfig(), random.Random(seed))
+    chosen = choose_hints(group, HintConfig(), NEEDS, random.Random(seed))
     for rollout, hints in zip(group.rollouts, chosen, strict=True):
         if hints is not None:
             assert rollout.text not in [hint.text for hint in (hints.correct, *hints.wrong)]
@@ -22,7 +22,7 @@ def test_a_rollout_is_never_its_own_hint(verdicts: str, seed: int) -> None:
 def test_hints_are_there_exactly_when_both_sides_are(verdicts: str, limit: int) -> None:
     group = make_group(verdicts)
     by_text = {rollout.text: rollout.verdict for rollout in group.rollouts}
-    chosen = choose_hints(group, HintConfig(max_wrong=limit), random.Random(0))
+    chosen = choose_hints(group, HintConfig(max_wrong=limit), NEEDS, random.Random(0))
     for index, hints in enumerate(chosen):
         others = verdicts[:index] + verdicts[index + 1 :]
         assert (hints is not None) == ("r" in others and "w" in others)
@@ -38,7 +38,7 @@ def test_hints_are_there_exactly_when_both_sides_are(verdicts: str, limit: int) 
 
 def test_the_data_sets_solution_as_correct_hint() -> None:
     group = make_group("wwn", solution="one and one is 2")
-    chosen = choose_hints(group, HintConfig(correct="gt_cot"), random.Random(0))
+    chosen = choose_hints(group, HintConfig(correct="gt_cot"), NEEDS, random.Random(0))
     assert [hints is not None and hints.correct.text for hints in chosen] == [
         "one and one is 2"
     ] * 3
@@ -48,11 +48,11 @@ def test_the_data_sets_solution_as_correct_hint() -> None:
 
 def test_a_missing_solution_is_named() -> None:
     with pytest.raises(InputError, match="problem p has no solution"):
-        choose_hints(make_group("rw"), HintConfig(correct="gt_cot"), random.Random(0))
+        choose_hints(make_group("rw"), HintConfig(correct="gt_cot"), NEEDS, random.Random(0))
 
 
 def test_the_choice_is_repeatable() -> None:
     group = make_group("rrwwwwww")
-    first = choose_hints(group, HintConfig(), random.Random(3))
-    assert first == choose_hints(group, HintConfig(), random.Random(3))
-    assert first != choose_hints(group, HintConfig(), random.Random(4))
+    first = choose_hints(group, HintConfig(), NEEDS, random.Random(3))
+    assert first == choose_hints(group, HintConfig(), NEEDS, random.Random(3))
+    assert first != choose_hints(group, HintConfig(), NEEDS, random.Random(4))

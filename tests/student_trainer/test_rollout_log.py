@@ -10,20 +10,21 @@ from student_trainer.losses import GrpoConfig, RlcsdConfig
 from student_trainer.models import Student
 from student_trainer.rollout_log import logged_rollouts
 from student_trainer.scoring import TeacherScores
-from tests.student_trainer.rollouts_of import make_group
+from tests.student_trainer.rollouts_of import NEEDS, make_group
 
 
 def make_entries(verdicts: str) -> list[tuple]:  # type: ignore[type-arg]
     group = make_group(verdicts)
-    hints = choose_hints(group, HintConfig(max_wrong=2), random.Random(0))
+    hints = choose_hints(group, HintConfig(max_wrong=2), NEEDS, random.Random(0))
     entries = []
     for index, chosen in enumerate(hints):
         if chosen is None:
             continue
         wrong = np.full((len(chosen.wrong), 3), -0.75, dtype=np.float32)
-        hinted = TeacherScores(np.full(3, -0.25, dtype=np.float32), wrong)
+        hinted = TeacherScores(np.ones(3, bool), np.full(3, -0.25, dtype=np.float32), wrong)
         advantage = 1.0 if verdicts[index] == "r" else -1.0
-        row = Row(group.prompt, group.rollouts[index], advantage, hinted)
+        rollout = group.rollouts[index]
+        row = Row(group.prompt, rollout, advantage, hinted, rollout.log_probs)
         entries.append((group, index, chosen, row))
     return entries
 

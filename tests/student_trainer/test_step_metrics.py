@@ -7,7 +7,7 @@ from student_trainer.batches import Row
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.scoring import TeacherScores
 from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
-from tests.student_trainer.rollouts_of import make_group
+from tests.student_trainer.rollouts_of import NEEDS, make_group
 
 
 def test_group_metrics() -> None:
@@ -21,11 +21,14 @@ def test_group_metrics() -> None:
 
 def test_hint_metrics_cover_all_rollouts() -> None:
     group = make_group("rrww")
-    hints = [choose_hints(group, HintConfig(), random.Random(0)), [None] * 4]
+    hints = [choose_hints(group, HintConfig(), NEEDS, random.Random(0)), [None] * 4]
     rollout = group.rollouts[0]
     branch = np.array([-1.0, -0.5, -0.25], dtype=np.float32)
-    hinted = Row(group.prompt, rollout, 1.0, TeacherScores(branch, branch[None]))
-    metrics = hint_metrics(hints, [hinted, Row(group.prompt, rollout, 1.0, None)])
+    scores = TeacherScores(np.ones(3, bool), branch, branch[None])
+    rows = [
+        Row(group.prompt, rollout, 1.0, teacher, rollout.log_probs) for teacher in (scores, None)
+    ]
+    metrics = hint_metrics(hints, rows)
     assert metrics["hints/coverage"] == pytest.approx(4 / 8)
     assert metrics["hints/wrong_mean"] == pytest.approx((2 + 2 + 1 + 1) / 4)
     assert metrics["signal/one_sided_abs"] == pytest.approx((0.5 + 0 + 0.25) / 3)

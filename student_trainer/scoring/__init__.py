@@ -1,0 +1,15 @@
+"""Rollouts → the teacher's scores of them."""
+
+from student_trainer.scoring.config import ScoringConfig
+from student_trainer.scoring.counts import ScoringCounts
+from student_trainer.scoring.group_scoring import GroupScoring, PendingGroup, ScoredGroup
+from student_trainer.scoring.scores import TeacherScores
+
+__all__ = [
+    "GroupScoring",
+    "PendingGroup",
+    "ScoredGroup",
+    "ScoringConfig",
+    "ScoringCounts",
+    "TeacherScores",
+]

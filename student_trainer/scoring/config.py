@@ -1,0 +1,19 @@
+"""Where and how rollouts are scored."""
+
+from pydantic import Field
+
+from student_trainer.config import Config
+
+
+class ScoringConfig(Config):
+    """Where and how rollouts are scored."""
+
+    address: str = "127.0.0.1:50050"
+    """`host:port` or `unix:///path` of an intake or of a teacher."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that a job may take, tries included."""
+    connect_timeout: float = Field(60.0, gt=0)
+    """Seconds to wait for a teacher when the run starts."""
+    max_rescores: int = Field(3, ge=0)
+    """How often a group is scored again whose scores came back under two weights revisions, before
+    the run ends."""

@@ -1,0 +1,255 @@
+"""Scores whole groups: asks a teacher for what the method needs, and for nothing else."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from counterhint import AsyncScoringClient, Scores, ScoringClient, TeacherInfo, Weights
+from counterhint.errors import EngineFailure, InputError, TokenizerMismatch
+from counterhint.tensors import TokenIds
+from student_trainer.groups import Group
+from student_trainer.hints import HintConfig, RolloutHints
+from student_trainer.losses import TeacherNeeds
+from student_trainer.prompts import Prompts
+from student_trainer.scoring.config import ScoringConfig
+from student_trainer.scoring.counts import ScoringCounts
+from student_trainer.scoring.jobs import JobFields, Pair, build_jobs
+from student_trainer.scoring.pairs import Key, pairs_to_score, read_scores, with_support
+from student_trainer.scoring.scores import TeacherScores
+from student_trainer.scoring.shortening import HintedContexts, hinted_contexts
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group's scores and what they took."""
+
+    scores: dict[int, TeacherScores]
+    """By the rollout's index in the group; rollouts without hints or without numbers are absent."""
+    hints: tuple[RolloutHints | None, ...]
+    """The hints of each rollout as the teacher was shown them, shortened ones included."""
+    counts: ScoringCounts
+    """What it took, and what is missing."""
+
+
+@dataclass(slots=True)
+class _Answers:
+    """The scores of a group's pairs, of one weights revision, and what all tries for them cost."""
+
+    scores: dict[Key, Scores] = field(default_factory=dict)
+    revisions: set[str] = field(default_factory=set)
+    cost: ScoringCounts = field(default_factory=ScoringCounts)
+
+
+class PendingGroup:
+    """A group that is being scored."""
+
+    def __init__(
+        self,
+        needs: TeacherNeeds,
+        group: Group,
+        contexts: HintedContexts,
+        pairs: Mapping[Key, Pair],
+        answers: Future[_Answers],
+    ) -> None:
+        self._needs = needs
+        self._group = group
+        self._contexts = contexts
+        self._pairs = pairs
+        self._answers = answers
+
+    def result(self) -> ScoredGroup:
+        """The scores; waits for them.
+
+        Raises:
+            CounterhintError: what a job ended with, or EngineFailure (MIXED_REVISIONS) when the
+                group kept coming back under different weights.
+        """
+        answers = self._answers.result()
+        scores = read_scores(self._needs, self._group, self._pairs, answers.scores)
+        rollouts, contexts = self._group.rollouts, self._contexts
+        asked = {index for index, _ in self._pairs}
+        hinted = self._needs.reads != "problem"
+        counts = replace(
+            answers.cost,
+            groups=int(bool(asked)),
+            hints=contexts.shown,
+            hints_cut=contexts.cut,
+            hint_tokens=contexts.tokens,
+            hint_tokens_cut=contexts.tokens_cut,
+            hints_too_long=contexts.dropped,
+            unhinted=len(rollouts) - len(asked) if hinted else 0,
+            tokens=sum(len(rollouts[index].token_ids) for index in asked),
+            tokens_scored=sum(int(one.scored.sum()) for one in scores.values()),
+            rollouts_missing=len(asked) - len(scores),
+        )
+        return ScoredGroup(scores, contexts.hints, counts)
+
+
+class GroupScoring:
+    """Scores the groups of one run by one teacher.
+
+    Args:
+        client: of the teacher, or of the intake in front of it.
+        teacher: what the teacher is.
+        prompts: makes the contexts.
+        needs: what the method needs; `reads` must not be "nothing".
+        hints: what happens to hints that are too long.
+        config: how often a group may be scored again.
+        fingerprint: of the student's tokenizer.
+
+    Raises:
+        InputError: the teacher gives fewer top-k entries than the method needs.
+        TokenizerMismatch: the teacher has another tokenizer.
+    """
+
+    def __init__(
+        self,
+        client: ScoringClient,
+        teacher: TeacherInfo,
+        prompts: Prompts,
+        needs: TeacherNeeds,
+        hints: HintConfig,
+        config: ScoringConfig,
+        fingerprint: str,
+    ) -> None:
+        if needs.reads == "nothing":
+            raise ValueError("the method needs no teacher, so there is nothing to score")
+        if needs.teacher_top_k and needs.student_top_k:
+            raise ValueError("a method compares distributions on one support, not on two")
+        if teacher.tokenizer_fingerprint != fingerprint:
+            raise TokenizerMismatch(fingerprint, teacher.tokenizer_fingerprint)
+        if needs.teacher_top_k > teacher.max_top_k:
+            raise InputError(
+                f"the method needs the teacher's {needs.teacher_top_k} most probable tokens, but "
+                f"the teacher gives at most {teacher.max_top_k}: lower the method's top_k, or "
+                "start the teacher with a larger --max-top-k"
+            )
+        self._client = client
+        self._teacher = teacher
+        self._prompts = prompts
+        self._needs = needs
+        self._hints = hints
+        self._max_rescores = config.max_rescores
+        self._fingerprint = fingerprint
+
+    def submit(
+        self,
+        *,
+        run_id: str,
+        name: str,
+        group: Group,
+        hints: Sequence[RolloutHints | None],
+        weights: Weights | None,
+    ) -> PendingGroup:
+        """Sends a group at once; does not wait for its scores.
+
+        Args:
+            run_id: the training run.
+            name: which group of the run it is.
+            group: the group.
+            hints: of each rollout; all None where the method reads none.
+            weights: the teacher weights wanted; None for the server's own.
+
+        Raises:
+            InputError: a context and its response are longer than the teacher takes, or a single
+                one of them is too large for a job.
+        """
+        longest = max(len(rollout.token_ids) for rollout in group.rollouts)
+        room = self._teacher.max_model_len - longest - 1
+        hinted = hinted_contexts(group.problem, hints, self._prompts, self._hints, room)
+        contexts: dict[int, Sequence[TokenIds]]
+        if self._needs.reads == "problem":
+            plain = self._plain(group, room)
+            contexts = {index: [plain] for index in range(len(group.rollouts))}
+        else:
+            contexts = {
+                index: [hinted.contexts[hint] for hint in (chosen.correct, *chosen.wrong)]
+                for index, chosen in enumerate(hinted.hints)
+                if chosen is not None
+            }
+        pairs = pairs_to_score(self._needs, group, contexts)
+        fields = JobFields(run_id, name, self._fingerprint, weights)
+
+        async def work(client: AsyncScoringClient) -> _Answers:
+            return await self._score(client, pairs, fields)
+
+        return PendingGroup(self._needs, group, hinted, pairs, self._client.start(work))
+
+    def _plain(self, group: Group, room: int) -> TokenIds:
+        context = self._prompts.teacher_plain(group.problem)
+        if len(context) > room:
+            raise InputError(
+                f"problem {group.problem.id}: its prompt takes {len(context)} tokens, but the "
+                f"teacher has room for {room} beside the response; lower rollouts.max_new_tokens, "
+                "leave out such problems, or serve a teacher that takes more"
+            )
+        return context
+
+    async def _score(
+        self, client: AsyncScoringClient, pairs: Mapping[Key, Pair], fields: JobFields
+    ) -> _Answers:
+        """Scores all pairs, and all of them again when they are not of one weights revision."""
+        cost = ScoringCounts()
+        while True:
+            # A new name: under the old one the intake would answer with what it has.
+            name = f"{fields.name}/again-{cost.rescored}" if cost.rescored else fields.name
+            answers = await self._score_once(client, pairs, replace(fields, name=name))
+            cost = ScoringCounts.total([cost, answers.cost])
+            wanted = set() if fields.weights is None else {fields.weights.revision}
+            revisions = sorted(answers.revisions | wanted)
+            if len(revisions) <= 1:
+                return replace(answers, cost=cost)
+            if cost.rescored == self._max_rescores:
+                raise EngineFailure(
+                    f"{fields.run_id}/{fields.name}: in {cost.rescored + 1} tries its scores were "
+                    f"never of one weights revision (last of {', '.join(revisions)}), and those of "
+                    "two must not be compared; see that all teachers behind the address serve the "
+                    "same weights, or raise scoring.max_rescores",
+                    reason="MIXED_REVISIONS",
+                    details={"group": fields.name, "revisions": ", ".join(revisions)},
+                )
+            cost = replace(cost, rescored=cost.rescored + 1)
+
+    async def _score_once(
+        self, client: AsyncScoringClient, pairs: Mapping[Key, Pair], fields: JobFields
+    ) -> _Answers:
+        """Scores all pairs; those on the teacher's own top-k after those that this comes from."""
+        answers = _Answers()
+        waiting = {
+            key: pair
+            for key, pair in pairs.items()
+            if pair.outputs.given and pair.token_ids is None
+        }
+        ready = {key: pair for key, pair in pairs.items() if key not in waiting}
+        await self._ask(client, ready, fields, answers)
+        await self._ask(client, with_support(waiting, answers.scores), fields, answers)
+        return answers
+
+    async def _ask(
+        self,
+        client: AsyncScoringClient,
+        pairs: Mapping[Key, Pair],
+        fields: JobFields,
+        answers: _Answers,
+    ) -> None:
+        """Sends the jobs of some pairs, all at once, and adds their scores to the answers."""
+        keys = list(pairs)
+        parts = list(
+            build_jobs(list(pairs.values()), fields, max_job_tokens=self._teacher.max_job_tokens)
+        )
+        calls = [asyncio.ensure_future(client.score(part.job)) for part in parts]
+        try:
+            results = await asyncio.gather(*calls)
+        finally:
+            for call in calls:  # when one has failed, the others are of no use
+                call.cancel()
+        for part, result in zip(parts, results, strict=True):
+            answers.scores.update((keys[index], found) for index, found in part.read(result))
+            answers.revisions.add(result.weights_revision)
+            cost = ScoringCounts(
+                jobs=1,
+                tokens_naive=result.cost.tokens_naive,
+                tokens_computed=result.cost.tokens_computed,
+            )
+            answers.cost = ScoringCounts.total([answers.cost, cost])
