@@ -19,10 +19,10 @@ if [ "${1:-}" = --check ]; then
     trap 'rm -rf "$out"' EXIT
 fi
 PATH="$PWD/$venv/bin:$PATH" "$venv/bin/python" -m grpc_tools.protoc --proto_path=. \
-    --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" counterhint/v1/scoring.proto
+    --python_out="$out" --grpc_python_out="$out" --mypy_out="$out" counterhint/v1/*.proto
 
 if [ "$out" != . ]; then
-    for stub in scoring_pb2.py scoring_pb2.pyi scoring_pb2_grpc.py; do
+    for stub in {scoring,sampling}_pb2{.py,.pyi,_grpc.py}; do
         diff -u "counterhint/v1/$stub" "$out/counterhint/v1/$stub" ||
             { echo "counterhint/v1/$stub is out of date: run make proto and commit it" >&2; exit 1; }
     done
