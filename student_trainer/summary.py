@@ -8,16 +8,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from student_trainer.evaluation import Evaluation
-
-
-def evaluation_totals(evaluation: Evaluation, prefix: str) -> dict[str, float]:
-    """The totals that an evaluation `before` or `after` training stands for."""
-    return {f"{prefix}/{key}": value for key, value in dataclasses.asdict(evaluation).items()}
+from student_trainer.evaluation import Evaluations, changes
 
 
 def summarize_run(
-    method: str, teacher: str | None, steps: int, seconds: float, totals: Mapping[str, float]
+    method: str,
+    teacher: str | None,
+    steps: int,
+    seconds: float,
+    totals: Mapping[str, float],
+    before: Evaluations,
+    after: Evaluations,
 ) -> dict[str, Any]:
     """The content of `summary.json`.
 
@@ -26,8 +27,11 @@ def summarize_run(
         teacher: the teacher's name; None when there was none.
         steps: training steps.
         seconds: of sampling, scoring, updating and evaluating.
-        totals: sums over all steps: `before/…` and `after/…` evaluations, `stage/…` seconds,
-            `scoring/…` counts and `training_seconds` (without evaluations).
+        totals: sums over all steps: `stage/…` seconds, `scoring/…` counts and `training_seconds`
+            (without evaluations).
+        before: the evaluation before training.
+        after: the evaluation after it. Sets of the same problems are compared problem by problem,
+            as `changes`.
     """
     stages = {
         key.removeprefix("stage/"): round(value, 3)
@@ -38,15 +42,19 @@ def summarize_run(
         "method": method,
         "teacher": teacher,
         "steps": steps,
-        "heldout_accuracy_before": totals["before/accuracy"],
-        "heldout_accuracy_after": totals["after/accuracy"],
-        "heldout_stderr_before": totals["before/standard_error"],
-        "heldout_stderr_after": totals["after/standard_error"],
-        "heldout_samples": int(totals["after/samples"]),
-        "response_length_before": totals["before/length"],
-        "response_length_after": totals["after/length"],
-        "entropy_before": totals["before/entropy"],
-        "entropy_after": totals["after/entropy"],
+        "heldout_accuracy_before": before.heldout.accuracy.value,
+        "heldout_accuracy_after": after.heldout.accuracy.value,
+        "heldout_stderr_before": before.heldout.accuracy.stderr,
+        "heldout_stderr_after": after.heldout.accuracy.stderr,
+        "heldout_samples": after.heldout.samples,
+        "response_length_before": before.heldout.length,
+        "response_length_after": after.heldout.length,
+        "entropy_before": before.heldout.entropy,
+        "entropy_after": after.heldout.entropy,
+        "changes": {
+            name: {figure: dataclasses.asdict(change) for figure, change in figures.items()}
+            for name, figures in changes(before, after).items()
+        },
         "seconds_total": round(seconds, 3),
         "seconds_by_stage": stages,
         "scoring_wait_share": stages.get("scoring_wait", 0.0) / totals["training_seconds"],

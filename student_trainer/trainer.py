@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import yaml
@@ -30,7 +30,7 @@ from student_trainer.checkpoints import (
     read_state,
     save_checkpoint,
 )
-from student_trainer.evaluation import Evaluation, GradedSample, summarize
+from student_trainer.evaluation import EvaluationLog, Evaluator
 from student_trainer.forward import StudentForward
 from student_trainer.groups import Group
 from student_trainer.hints import Hint, RolloutHints, choose_hints
@@ -45,14 +45,15 @@ from student_trainer.monitors import (
 )
 from student_trainer.optimizer import Optimizer
 from student_trainer.prompts import Prompts
+from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe, read_recipe_file
 from student_trainer.rollout_log import logged_rollouts
-from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupScoring, PendingGroup, ScoringCounts
 from student_trainer.seeds import derive_seed
 from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
-from student_trainer.summary import evaluation_totals, summarize_run
+from student_trainer.summary import summarize_run
+from student_trainer.tasks.base import Task
 from student_trainer.teacher_weights import prune_weights, publish_weights
 
 log = logging.getLogger(__name__)
@@ -92,10 +93,22 @@ class Trainer:
         self._student = load_student(recipe.student)
         self._forward = StudentForward(self._student.model, recipe.rollouts.temperature)
         self._task = recipe.task.build()
-        self._heldout = self._task.heldout_problems(recipe.evaluation.problems)
         self._prompts = Prompts(self._student.tokenizer, recipe.prompts, self._task.answer_format)
         sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
-        self._generator = RolloutGenerator(self._student, sampler, self._task, self._prompts)
+
+        def generator_for(task: Task) -> RolloutGenerator:
+            prompts = Prompts(self._student.tokenizer, recipe.prompts, task.answer_format)
+            return RolloutGenerator(self._student, sampler, task, prompts)
+
+        self._generator = generator_for(self._task)
+        self._evaluator = Evaluator(
+            recipe.evaluation,
+            self._task,
+            generator_for,
+            max_new_tokens=recipe.rollouts.max_new_tokens,
+            max_rows=recipe.rollouts.max_rows,
+            ranks=Ranks(),
+        )
         self._method = recipe.method.build()
         self._optimizer = Optimizer(
             recipe.optimizer, dict(self._student.model.named_parameters()), recipe.steps
@@ -120,6 +133,9 @@ class Trainer:
         self._rollout_log = JsonlFile(recipe.run_dir / "rollouts.jsonl")
         self._resources.callback(self._rollout_log.close)
         self._rollout_log.start(resumed_step)
+        self._evaluations = EvaluationLog(recipe.run_dir / "evaluations.jsonl")
+        self._resources.callback(self._evaluations.close)
+        self._evaluations.start(resumed_step)
         self._monitors = self._resources.enter_context(
             Monitors(
                 [
@@ -197,26 +213,27 @@ class Trainer:
         """
         recipe = self.recipe
         if self._state.steps_done == 0:
-            self._monitors.log(self._with_evaluation({"step": 0}, "before"))
+            self._monitors.log(self._with_evaluation({"step": 0}))
         while self._state.steps_done < recipe.steps:
             row = self._step()
             if self._evaluation_due():
-                last = self._state.steps_done == recipe.steps
-                row = self._with_evaluation(row, "after" if last else None)
+                row = self._with_evaluation(row)
             # The row first: a run that is killed in between takes the step again and replaces it.
             self._monitors.log(row)
             if self._state.steps_done % recipe.checkpoint.every == 0:
                 self._save()
         if self._state.steps_done % recipe.checkpoint.every:
             self._save()
-        if "after/accuracy" not in self._state.totals:  # resumed at its end, with fewer steps
-            self._with_evaluation({}, "after")
+        if self._evaluations.last[0] != recipe.steps:  # resumed at its end, with fewer steps
+            self._with_evaluation({})
         summary = summarize_run(
             recipe.method.kind,
             self._teacher_name,
             self._state.steps_done,
             self._state.seconds,
             self._state.totals,
+            self._evaluations.first[1],
+            self._evaluations.last[1],
         )
         (recipe.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
@@ -353,43 +370,15 @@ class Trainer:
         done, every = self._state.steps_done, self.recipe.evaluation.every
         return done == self.recipe.steps or (every is not None and done % every == 0)
 
-    def _with_evaluation(
-        self, row: dict[str, float], prefix: Literal["before", "after"] | None
-    ) -> dict[str, float]:
-        """Evaluates and adds the outcome to a metrics row, and by `prefix` to the totals."""
+    def _with_evaluation(self, row: dict[str, float]) -> dict[str, float]:
+        """Evaluates, with the same seed every time, and adds the outcome to a metrics row."""
         watch = Stopwatch()
         with watch.stage("evaluation"):
-            evaluation = self._evaluate()
+            seed = derive_seed(self.recipe.seed, "evaluation")
+            evaluations = self._evaluator.run(seed, self._monitors.progress)
         self._add_totals(watch, {})
-        if prefix is not None:
-            totals = {**self._state.totals, **evaluation_totals(evaluation, prefix)}
-            self._state = dataclasses.replace(self._state, totals=totals)
-        return {**row, "time": self._state.seconds, **evaluation.row()}
-
-    def _evaluate(self) -> Evaluation:
-        """Samples and grades the held-out problems, with the same seed every time."""
-        config = self.recipe.evaluation
-        graded: list[list[GradedSample]] = []
-        request = SamplingRequest(
-            group_size=config.samples,
-            max_new_tokens=self.recipe.rollouts.max_new_tokens,
-            temperature=config.temperature,
-            seed=derive_seed(self.recipe.seed, "evaluation"),
-            max_rows=self.recipe.rollouts.max_rows,
-        )
-        for _, group in self._generator.groups(self._heldout, request):
-            graded.append(
-                [
-                    GradedSample(
-                        rollout.verdict.correct,
-                        len(rollout.token_ids),
-                        float("nan" if rollout.entropies is None else rollout.entropies.sum()),
-                    )
-                    for rollout in group.rollouts
-                ]
-            )
-            self._monitors.progress("evaluating", len(graded), len(self._heldout))
-        return summarize(graded)
+        self._evaluations.append(self._state.steps_done, evaluations)
+        return {**row, "time": self._state.seconds, **evaluations.row()}
 
     def _check_learning(self, groups: Sequence[Group], rows: Sequence[Row]) -> None:
         """Ends a run that has had nothing to learn from for too long."""

@@ -1,0 +1,38 @@
+"""Evaluation: mean@n and pass@k with confidence intervals, on several sets of problems."""
+
+from student_trainer.evaluation.config import (
+    DEFAULT_SET,
+    EvaluationConfig,
+    EvaluationSet,
+    SamplingConfig,
+)
+from student_trainer.evaluation.estimates import (
+    Estimate,
+    estimate_difference,
+    estimate_share,
+    pass_at_k,
+)
+from student_trainer.evaluation.evaluator import Evaluator, evaluation_problems
+from student_trainer.evaluation.records import EvaluationLog, read_evaluations
+from student_trainer.evaluation.results import Evaluation, Evaluations, ProblemCounts, changes
+from student_trainer.evaluation.tables import evaluations_table
+
+__all__ = [
+    "DEFAULT_SET",
+    "Estimate",
+    "Evaluation",
+    "EvaluationConfig",
+    "EvaluationLog",
+    "EvaluationSet",
+    "Evaluations",
+    "Evaluator",
+    "ProblemCounts",
+    "SamplingConfig",
+    "changes",
+    "estimate_difference",
+    "estimate_share",
+    "evaluation_problems",
+    "evaluations_table",
+    "pass_at_k",
+    "read_evaluations",
+]

@@ -1,0 +1,40 @@
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from student_trainer.evaluation import Evaluation, Evaluations, ProblemCounts, evaluations_table
+
+
+def evaluations(correct: int, entropy: float | None = 8.0) -> Evaluations:
+    problems = tuple(ProblemCounts(name, 4, correct, 1, 4000, entropy) for name in "ab")
+    return Evaluations(
+        {"heldout": Evaluation(problems), "hard": Evaluation(problems, pass_at=(1, 2))}
+    )
+
+
+def text_of(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+def test_each_estimate_has_a_line() -> None:
+    lines = text_of(evaluations_table(evaluations(2))).splitlines()
+    header = "set problems estimate value 95% interval tokens truncated entropy"
+    assert " ".join(lines[0].split()) == header
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["heldout", "2", "mean@4", "50.0%"],
+        ["hard", "2", "mean@4", "50.0%"],
+        ["pass@1", "50.0%", *lines[3].split()[2:4]],
+        ["pass@2", "83.3%", *lines[4].split()[2:4]],
+    ]
+    assert lines[1].split()[-3:] == ["1,000", "25.0%", "0.002"]
+
+
+def test_a_comparison_shows_the_change() -> None:
+    lines = text_of(evaluations_table(evaluations(3, None), evaluations(2))).splitlines()
+    assert lines[1].split()[:5] == ["heldout", "2", "mean@4", "50.0%", "75.0%"]
+    assert "+25.0" in lines[1]
+    assert lines[1].split()[-2:] == ["1,000", "25.0%"]  # no entropy
