@@ -9,7 +9,15 @@ used in recipes) and a `Method` subclass, and list the config in `losses/__init_
 
 Because every path of a loss is divided by a total of the whole optimizer batch, the sum of the
 pieces' losses, and so the gradient, does not depend on how the batch is cut into micro-batches or
-over processes.
+over processes. A rollout always stands in one piece as a whole.
+
+**Tokens without the teacher's numbers.** `Targets.scored` is False where a rollout has no hints
+and is kept all the same (`hints.without_hint: plain`), and where a teacher with another tokenizer
+has no log prob for a token. Every method trains such tokens by the verifier's reward alone: by the
+clipped surrogate with the plain advantage, with the dual clip where the method has no surrogate of
+its own (`distillation.py`, `srpo.py`). They count in the same denominator as the rest; in `rlcsd`,
+which has two paths, in that of the tokens that are not selected. `opd`, which knows no advantage
+unless `task_reward` is set, gives them a loss of 0.
 """
 
 from abc import ABC, abstractmethod
@@ -135,21 +143,15 @@ class Method(ABC):
 def masked_share(values: Tensor, mask: Tensor, total: Tensor) -> Tensor:
     """The piece's share of a token mean: sum over `mask`, divided by the whole batch's `total`.
 
-    Masked values may be anything, NaN included; an empty path gives 0.
+    Masked values may be anything, NaN included; an empty path gives 0. The share of booleans is
+    that of the True ones.
     """
     return torch.where(mask, values, 0.0).sum() / total.clamp(min=1)
 
 
-def policy_ratio(log_probs: Tensor, targets: Targets) -> Tensor:
-    """ρ = exp(log π − log π_old), `[B, T]`, its logarithm clamped to ±20; 1 at masked positions."""
-    difference = torch.where(targets.mask, log_probs - targets.old_log_probs, 0.0)
-    return difference.clamp(-20.0, 20.0).exp()
-
-
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, epsilon: float) -> Tensor:
-    """PPO's clipped surrogate loss of each token, `[B, T]` (Schulman et al., arXiv 1707.06347)."""
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
-    return torch.maximum(-advantages * ratio, -advantages * clipped)
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the N tokens in `mask`, `[N]`, at their places in `[B, T]`; 0 elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
 def weighted(per_token: Tensor, targets: Targets) -> Tensor:

@@ -20,11 +20,10 @@ from student_trainer.losses.base import (
     StudentLogProbs,
     Targets,
     TeacherNeeds,
-    clipped_surrogate,
     masked_share,
-    policy_ratio,
     weighted,
 )
+from student_trainer.losses.surrogate import clipped_surrogate
 
 
 class RlcsdConfig(Config):
@@ -135,22 +134,21 @@ class Rlcsd(Method):
     ) -> LossPiece:
         """Mean over other tokens with A, plus η times the mean over selected tokens with A + r."""
         modulation = self.modulate(targets)
-        ratio = policy_ratio(student.sampled, targets)
-        surrogate = clipped_surrogate(ratio, modulation.advantages, self.config.epsilon)
-        per_token = weighted(surrogate, targets)
+        surrogate = clipped_surrogate(
+            student.sampled, targets, modulation.advantages, self.config.epsilon
+        )
+        per_token = weighted(surrogate.loss, targets)
         selected = modulation.selected
         loss = masked_share(per_token, targets.mask & ~selected, totals["other"])
         loss = loss + self.config.eta * masked_share(per_token, selected, totals["selected"])
-        clipped = surrogate > -modulation.advantages * ratio
-        tokens = totals["tokens"]
 
         def share(values: Tensor) -> Tensor:
-            return masked_share(values.to(ratio.dtype), targets.mask, tokens)
+            return masked_share(values, targets.mask, totals["tokens"])
 
         return LossPiece(
             loss,
             {
-                "optim/clip_fraction": share(clipped),
+                "optim/clip_fraction": share(surrogate.clipped),
                 "signal/contrast_abs": share(modulation.contrast.abs()),
                 "signal/selected_share": share(selected),
             },
