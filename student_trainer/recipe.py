@@ -1,7 +1,8 @@
-"""Recipes: all that defines a run, as one YAML file.
+"""Recipes: all that defines a run, as a YAML file.
 
 Values are taken from `key=value` arguments > environment (`COUNTERHINT_TRAIN_OPTIMIZER__LR`) >
-the file > defaults. Paths are relative to the working directory.
+the file > what it includes > defaults. Paths are relative to the working directory, those under
+`include` to the file that they stand in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,14 +83,25 @@ class Recipe(Config):
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The content of a recipe file.
+    """The content of a recipe file, laid over the files that it names under `include`.
+
+    Later files of `include` are laid over earlier ones, key by key; a section of another `kind`
+    takes the whole place of the old one.
 
     Raises:
-        InputError: no such file, or no YAML mapping.
+        InputError: no such file, no YAML mapping, or files that include each other.
     """
+    return _read_file(path, ())
+
+
+def _read_file(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in [file.resolve() for file in including]:
+        way = " → ".join(map(str, (*including, path)))
+        raise InputError(f"recipes include each other: {way}; take one `include` out")
     if not path.is_file():
+        named = f", which {including[-1]} includes" if including else ""
         raise InputError(
-            f"no recipe {path}: the recipes that come with Counterhint are in recipes/"
+            f"no recipe {path}{named}: the recipes that come with Counterhint are in recipes/"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -97,7 +109,25 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold `key: value` lines")
-    return content
+    included = content.pop("include", [])
+    if not isinstance(included, list) or not all(isinstance(name, str) for name in included):
+        raise InputError(f"{path}: include must be a list of files, for example [base.yaml]")
+    below: dict[str, Any] = {}
+    for name in included:
+        below = _laid_over(below, _read_file(path.parent / name, (*including, path)))
+    return _laid_over(below, content)
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            same_kind = value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _laid_over(old, value) if same_kind else value
+        else:
+            merged[key] = value
+    return merged
 
 
 def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, str]) -> Recipe:
@@ -106,14 +136,14 @@ def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, 
     Args:
         path: the YAML file. Its section `models`, which says how the models are made, belongs to
             `counterhint models make`.
-        overrides: `key=value`, dotted keys, values in YAML.
+        overrides: `key=value`, dotted keys, values in YAML. `include=FILE` lays another file over
+            the recipe, beneath all other values given here.
         environment: of the process.
 
     Raises:
         InputError: a file, key or value that cannot be used.
     """
     content = read_recipe_file(path)
-    content.pop("models", None)
     values = []
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX):
@@ -124,9 +154,14 @@ def load_recipe(path: Path, overrides: Sequence[str], environment: Mapping[str, 
         if not equals or not key:
             raise InputError(f"{override!r} is not key=value, for example optimizer.lr=1e-6")
         values.append((key, text, override))
+    for key, text, _ in values:
+        if key == "include":
+            content = _laid_over(content, read_recipe_file(Path(text)))
+    values = [value for value in values if value[0] != "include"]
     # Kinds first: another kind drops the keys of the old one, not those given with it.
     for key, text, source in sorted(values, key=lambda value: not value[0].endswith(".kind")):
         _set(content, key, text, source)
+    content.pop("models", None)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -84,6 +84,61 @@ def test_missing_keys_and_files(tmp_path: Path) -> None:
         load_recipe(path, [], {})
 
 
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_recipe_is_laid_over_what_it_includes(recipe: Path) -> None:
+    (recipe.parent / "parts").mkdir()
+    write(
+        recipe.parent / "parts",
+        base="include: [slow.yaml]\noptimizer: {grad_clip: 0.5}",
+        slow="optimizer: {lr: 1.0e-9, warmup_steps: 3}",
+        later="optimizer: {lr: 0.125, grad_clip: 0.25}\nsteps: 1000",
+    )
+    recipe.write_text(RECIPE + "include: [parts/base.yaml, parts/later.yaml]\n")
+    loaded = load_recipe(recipe, ["optimizer.grad_clip=9"], {})
+    assert loaded.steps == 5
+    assert loaded.optimizer.model_dump(include={"lr", "warmup_steps", "grad_clip"}) == {
+        "lr": 0.125,
+        "warmup_steps": 3,
+        "grad_clip": 9.0,
+    }
+
+
+def test_another_kind_takes_the_place_of_an_included_section(recipe: Path) -> None:
+    write(recipe.parent, base="method: {kind: grpo, dual_clip: 5.0, epsilon: 0.1}")
+    recipe.write_text(RECIPE + "include: [base.yaml]\n")
+    method = load_recipe(recipe, [], {}).method
+    assert (method.kind, method.epsilon) == ("rlcsd", 0.2)
+    recipe.write_text(
+        RECIPE.replace("kind: rlcsd, tau: 0.1", "epsilon: 0.3") + "include: [base.yaml]"
+    )
+    method = load_recipe(recipe, [], {}).method
+    assert (method.kind, method.epsilon) == ("grpo", 0.3)
+
+
+def test_a_file_can_be_laid_over_a_recipe_from_the_command_line(recipe: Path) -> None:
+    write(recipe.parent, grpo="method: {kind: grpo}\nsteps: 7\nseed: 3")
+    file = recipe.parent / "grpo.yaml"
+    loaded = load_recipe(recipe, ["seed=4", f"include={file}"], {"COUNTERHINT_TRAIN_STEPS": "8"})
+    assert (loaded.method.kind, loaded.steps, loaded.seed) == ("grpo", 8, 4)
+
+
+def test_includes_of_no_use_are_named(recipe: Path) -> None:
+    write(recipe.parent, a="include: [b.yaml]", b="include: [a.yaml]", c="include: a.yaml")
+    for include, message in [
+        ("[a.yaml]", r"include each other: .*recipe\.yaml → .*a\.yaml → .*b\.yaml → .*a\.yaml"),
+        ("[recipe.yaml]", "include each other"),
+        ("[d.yaml]", r"no recipe .*d\.yaml, which .*recipe\.yaml includes"),
+        ("[c.yaml]", r"c\.yaml: include must be a list"),
+    ]:
+        recipe.write_text(f"{RECIPE}include: {include}\n")
+        with pytest.raises(InputError, match=message):
+            load_recipe(recipe, [], {})
+
+
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_can_be_read(path: Path) -> None:
     assert load_recipe(path, [], {}).steps > 0
