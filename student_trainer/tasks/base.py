@@ -8,6 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -58,3 +61,16 @@ class Task(ABC):
     @abstractmethod
     def verify(self, problem: Problem, response: str) -> Verdict:
         """Grade one response (the decoded text without special tokens)."""
+
+    def token_verdicts(self, problem: Problem, tokens: Sequence[str]) -> NDArray[np.int8] | None:
+        """Which tokens of a response are right and which wrong, to measure what signals are worth.
+
+        Args:
+            problem: the problem.
+            tokens: the response's T tokens as text.
+
+        Returns:
+            `[T]`: 1 for a right token, 0 for a wrong one, −1 for those that are neither; None when
+            the task cannot tell.
+        """
+        return None

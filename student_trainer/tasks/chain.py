@@ -9,11 +9,14 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from counterhint.errors import InputError
 from student_trainer.config import Config
 from student_trainer.tasks.base import Problem, Task, Verdict
+from student_trainer.tasks.chain_verdicts import value_verdicts
 from student_trainer.tasks.split import is_heldout
 
 OPERATORS = ("+", "-", "*")
@@ -97,6 +100,10 @@ class ChainTask(Task):
         if not answers:
             return Verdict(correct=False, answer=None)
         return Verdict(correct=answers[-1] == problem.answer, answer=answers[-1])
+
+    def token_verdicts(self, problem: Problem, tokens: Sequence[str]) -> NDArray[np.int8]:
+        """Judges the value of each step, `=2`, by its operands as they are written."""
+        return value_verdicts(tokens, apply)
 
     def _text(self, number: int) -> str:
         """The problem with this number among all chains of the configured length."""
