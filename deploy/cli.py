@@ -33,6 +33,11 @@ COMMANDS: dict[str, Entry] = {
     ),
     "train": Entry("student_trainer.cli:Train", "student", "train a student by a recipe"),
     "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
+    "verify-losses": Entry(
+        "student_trainer.cli:VerifyLosses",
+        "student",
+        "compare losses and gradients with reference numbers",
+    ),
     "bench scoring": Entry(
         "teacher_server.cli:BenchScoring", "teacher", "time group scoring against the naive way"
     ),

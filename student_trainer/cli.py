@@ -1,5 +1,6 @@
 """The trainer's commands."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from counterhint.command_line import EXIT_DONE, Command
+from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 
 
 class Train(Command):
@@ -92,3 +93,40 @@ class MakeModels(Command):
         which: list[Which] = [self.only] if self.only else ["student", "teacher"]
         make_models(self.recipe, self.out, which, retrain=self.retrain)
         return EXIT_DONE
+
+
+class VerifyLosses(Command):
+    """Compare losses and gradients with numbers that another implementation computed.
+
+    example: counterhint verify-losses tests/vectors/reference_losses.json
+
+    Exit codes: 0 all relative errors are at most 1e-6; 1 one is larger; 2 the file cannot be used.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_VERIFY_LOSSES_")
+
+    file: CliPositionalArg[Path]
+    """JSON file of reference losses."""
+    json_: bool = Field(False, alias="json")
+    """Print JSON instead of a line a case."""
+
+    def run(self) -> int:
+        """Prints the errors of each case and the largest."""
+        from student_trainer.verify_losses import TOLERANCE, summarize, verify_losses
+
+        cases = verify_losses(self.file)
+        passed = all(case.passed for case in cases)
+        if self.json_:
+            print(json.dumps(summarize(cases), indent=2))
+            return EXIT_DONE if passed else EXIT_NEGATIVE
+        for case in cases:
+            print(
+                f"{case.case:>4}  {case.method:<9}  loss {case.loss:.1e}  "
+                f"gradient {case.gradient:.1e}{'' if case.passed else '  FAILED'}"
+            )
+        loss, gradient = max(case.loss for case in cases), max(case.gradient for case in cases)
+        print(
+            f"Largest relative error of {len(cases)} cases: loss {loss:.1e}, "
+            f"gradient {gradient:.1e}; at most {TOLERANCE:.0e} passes."
+        )
+        return EXIT_DONE if passed else EXIT_NEGATIVE

@@ -14,6 +14,7 @@ support tokens, `Targets`, `totals` and `loss`.
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,26 @@ def verify_losses(file: Path) -> list[CaseErrors]:
             unknown; an input is missing or does not fit the others.
     """
     return [verify_case(index, case) for index, case in enumerate(read_cases(file))]
+
+
+def summarize(cases: Sequence[CaseErrors]) -> dict[str, Any]:
+    """The errors of each case and the largest, for JSON: infinite errors are None."""
+
+    def errors(loss: float, gradient: float) -> dict[str, float | None]:
+        return {
+            "loss_error": loss if math.isfinite(loss) else None,
+            "gradient_error": gradient if math.isfinite(gradient) else None,
+        }
+
+    return {
+        "passed": all(case.passed for case in cases),
+        "tolerance": TOLERANCE,
+        **errors(max(case.loss for case in cases), max(case.gradient for case in cases)),
+        "cases": [
+            {"case": case.case, "method": case.method, **errors(case.loss, case.gradient)}
+            for case in cases
+        ],
+    }
 
 
 def read_cases(file: Path) -> list[Case]:

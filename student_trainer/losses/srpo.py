@@ -60,9 +60,8 @@ class Srpo(Method):
 
     def weights(self, targets: Targets) -> Tensor:
         """exp(−β·H), `[B, T]`; 0 at tokens that are not routed to the teacher."""
-        if targets.teacher_entropy is None:
-            raise ValueError("srpo needs the teacher's entropy")
-        weights = (-self.config.beta * targets.teacher_entropy).clamp(min=SMALLEST_LOG_WEIGHT).exp()
+        log_weights = -self.config.beta * teacher_entropy(targets)
+        weights = log_weights.clamp(min=SMALLEST_LOG_WEIGHT).exp()
         return torch.where(self.routed(targets), weights, 0.0)
 
     def totals(self, targets: Targets) -> dict[str, Tensor]:
@@ -96,6 +95,13 @@ class Srpo(Method):
                 "optim/clip_fraction": masked_share(clipped, mask, totals["tokens"]),
                 "signal/distilled_share": masked_share(routed, mask, totals["tokens"]),
                 "signal/divergence": routed_mean(spread(distilled.divergence, routed)),
-                "signal/teacher_entropy": routed_mean(targets.teacher_entropy),
+                "signal/teacher_entropy": routed_mean(teacher_entropy(targets)),
             },
         )
+
+
+def teacher_entropy(targets: Targets) -> Tensor:
+    """The entropy H of the teacher's distributions, `[B, T]`."""
+    if targets.teacher_entropy is None:
+        raise ValueError("srpo needs the teacher's entropy")
+    return targets.teacher_entropy
