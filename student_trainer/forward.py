@@ -18,6 +18,7 @@ from student_trainer.log_probs import (
     causal_model,
     decoder_of,
     head_of,
+    probing,
     token_scores,
 )
 
@@ -139,7 +140,8 @@ def check_packing(model: nn.Module) -> None:
             none,
             none,
         )
-        return hidden_states(model, batch)[:, -12:].float()
+        with probing(inner):
+            return hidden_states(model, batch)[:, -12:].float()
 
     packed = last_row(first, second)
     scale = packed.abs().max()
