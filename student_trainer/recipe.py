@@ -19,7 +19,9 @@ from student_trainer.config import Config
 from student_trainer.evaluation import EvaluationConfig
 from student_trainer.hints import HintConfig
 from student_trainer.losses import MethodConfig
+from student_trainer.metrics import MetricsConfig
 from student_trainer.models import StudentConfig
+from student_trainer.monitors import MonitorsConfig
 from student_trainer.optimizer import OptimizerConfig
 from student_trainer.prompts import PromptConfig
 from student_trainer.rollout_log import RolloutLogConfig
@@ -70,6 +72,10 @@ class Recipe(Config):
     """When the run's state is saved."""
     report: RolloutLogConfig = RolloutLogConfig()
     """What is kept for the report."""
+    metrics: MetricsConfig = MetricsConfig()
+    """What is measured."""
+    monitors: MonitorsConfig = MonitorsConfig()
+    """Where the figures go."""
 
     @model_validator(mode="after")
     def _groups_can_hold_hints(self) -> Self:

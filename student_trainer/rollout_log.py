@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ class RolloutLogConfig(Config):
     """Steps between two steps whose rollouts are kept; the first and the last always are."""
     rollouts: int = Field(4, ge=0)
     """Rollouts that are kept of such a step, right and wrong ones by turns."""
-    token_classes: Path | None = None
-    """YAML file with lists `style` and `task` of token texts, to average the signal by."""
     note: str | None = None
     """What readers must know of the signal; the report shows it beside it."""
 

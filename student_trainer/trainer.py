@@ -87,9 +87,6 @@ class Trainer:
     def _open(self) -> None:
         recipe = self.recipe
         checkpoint = _find_checkpoint(recipe)
-        classes = recipe.report.token_classes
-        if classes is not None and not classes.is_file():
-            raise InputError(f"report.token_classes: there is no file {classes}")
         self._student = load_student(recipe.student)
         self._forward = StudentForward(self._student.model, recipe.rollouts.temperature)
         self._task = recipe.task.build()

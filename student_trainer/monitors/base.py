@@ -1,7 +1,7 @@
 """What a monitor is: something that is told how a training run goes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -58,3 +58,32 @@ class Monitor(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Monitors(Monitor):
+    """Several monitors as one; each call goes to them in the order given, `close` in reverse."""
+
+    def __init__(self, monitors: Sequence[Monitor]) -> None:
+        self._monitors = tuple(monitors)
+
+    def start(
+        self, recipe: Mapping[str, object], total_steps: int, resumed_step: int | None = None
+    ) -> None:
+        """Start each monitor."""
+        for monitor in self._monitors:
+            monitor.start(recipe, total_steps, resumed_step)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Give the row to each monitor."""
+        for monitor in self._monitors:
+            monitor.log(row)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Give the progress to each monitor."""
+        for monitor in self._monitors:
+            monitor.progress(stage, done, total)
+
+    def close(self) -> None:
+        """Close each monitor."""
+        for monitor in reversed(self._monitors):
+            monitor.close()

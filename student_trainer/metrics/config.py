@@ -1,0 +1,23 @@
+"""The `metrics` section of a recipe."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from student_trainer.config import Config
+from student_trainer.metrics.token_classes import DEFAULT_TOKEN_CLASSES
+
+
+class MetricsConfig(Config):
+    """What is measured beyond what costs nothing."""
+
+    token_classes: Path = DEFAULT_TOKEN_CLASSES
+    """YAML file that says which tokens are `style` and which `task`, to average the signals by. The
+    one that comes with Counterhint fits English reasoning about mathematics and logic."""
+    kl_to_start_every: int | None = Field(None, ge=1)
+    """Steps between two measurements of the divergence from the weights that the run began with;
+    None measures none. Takes the memory of the student's weights once more, and a forward pass over
+    the rollouts of such a step."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Peak of one GPU in dense bfloat16, in 10¹² FLOPs a second, for the model FLOPs utilisation;
+    None takes it from a table of GPUs, and measures nothing on one that the table lacks."""
