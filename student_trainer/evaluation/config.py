@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from student_trainer.config import Config
 from student_trainer.tasks import TaskConfig
@@ -39,13 +39,21 @@ class SamplingConfig(Config):
         return self
 
 
-class EvaluationSet(SamplingConfig):
-    """A further set of problems."""
+class EvaluationSet(Config):
+    """A further set of problems. What it leaves out is as in the `evaluation` section itself."""
 
     task: TaskConfig
     """Where its problems come from; its held-out problems are used."""
     problems: int | None = Field(None, ge=1)
     """Problems, from the first on; None takes all of a finite set."""
+    samples: int | None = Field(None, ge=1)
+    """n: samples a problem."""
+    temperature: float | None = Field(None, ge=0)
+    """Sampling temperature."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Longest response."""
+    pass_at: tuple[int, ...] | None = None
+    """The k of each pass@k to estimate."""
 
 
 class EvaluationConfig(SamplingConfig):
@@ -55,8 +63,8 @@ class EvaluationConfig(SamplingConfig):
     recipe's own task.
     """
 
-    problems: int = Field(256, ge=1)
-    """Held-out problems."""
+    problems: int | None = Field(256, ge=1)
+    """Held-out problems; None takes all of a finite set."""
     every: int | None = Field(None, ge=1)
     """Steps between two evaluations; None evaluates before and after training only."""
     confidence: float = Field(0.95, gt=0, lt=1)
@@ -64,13 +72,24 @@ class EvaluationConfig(SamplingConfig):
     sets: dict[str, EvaluationSet] = Field(default_factory=dict)
     """Further sets by name."""
 
-    @field_validator("sets")
-    @classmethod
-    def _names(cls, sets: dict[str, EvaluationSet]) -> dict[str, EvaluationSet]:
-        for name in sets:
+    def sampling(self, name: str) -> SamplingConfig:
+        """How the set of that name is sampled."""
+        fields = {key: getattr(self, key) for key in SamplingConfig.model_fields}
+        if name != DEFAULT_SET:
+            given = {key: getattr(self.sets[name], key) for key in fields}
+            fields |= {key: value for key, value in given.items() if value is not None}
+        return SamplingConfig.model_validate(fields)
+
+    @model_validator(mode="after")
+    def _sets(self) -> Self:
+        for name in self.sets:
             if name == DEFAULT_SET or not name.replace("-", "_").isidentifier():
                 raise ValueError(
                     f"a set cannot be called {name!r}: use letters, digits, - and _, and not "
                     f"{DEFAULT_SET}"
                 )
-        return sets
+            try:
+                self.sampling(name)
+            except ValidationError as error:
+                raise ValueError(f"sets.{name}: {error.errors()[0]['msg']}") from error
+        return self

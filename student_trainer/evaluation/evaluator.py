@@ -126,18 +126,23 @@ def evaluation_problems(
     Raises:
         InputError: a set's data cannot be used, or it has too few problems.
     """
-    yield DEFAULT_SET, config, task, task.heldout_problems(config.problems)
+    yield DEFAULT_SET, config.sampling(DEFAULT_SET), task, _take(task, config.problems)
     for name, section in config.sets.items():
-        key = f"evaluation.sets.{name}"
         try:
             set_task = section.task.build()
-            count = section.problems or set_task.heldout_count
-            if count is None:
-                raise InputError("problems: the task has no end, so say how many to take")
-            problems = set_task.heldout_problems(count)
+            problems = _take(set_task, section.problems)
         except InputError as error:
-            raise InputError(f"{key}: {error}") from error
-        yield name, section, set_task, problems
+            raise InputError(f"evaluation.sets.{name}: {error}") from error
+        yield name, config.sampling(name), set_task, problems
+
+
+def _take(task: Task, count: int | None) -> Sequence[Problem]:
+    count = task.heldout_count if count is None else count
+    if count is None:
+        raise InputError(
+            "problems is null, for all, but the task has no end: give a number"
+        )
+    return task.heldout_problems(count)
 
 
 def _count(group: Group) -> ProblemCounts:

@@ -37,7 +37,12 @@ def make_evaluator(student: Student, section: dict[str, Any]) -> Evaluator:
 
 
 def test_every_set_is_sampled_as_its_section_says(student: Student) -> None:
-    longer = {"task": {"kind": "chain", "operations": 2}, "problems": 2, "max_new_tokens": 3}
+    longer = {
+        "task": {"kind": "chain", "operations": 2},
+        "problems": 2,
+        "max_new_tokens": 3,
+        "pass_at": [],
+    }
     evaluator = make_evaluator(
         student, {"problems": 5, "samples": 4, "pass_at": [1, 2], "sets": {"longer": longer}}
     )
@@ -76,7 +81,7 @@ def test_a_finite_set_is_taken_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"kind": "chain"}, r"evaluation\.sets\.x: problems: the task has no end"),
+        ({"kind": "chain"}, r"evaluation\.sets\.x: problems is null, .* but the task has no end"),
         (
             {"kind": "files", "heldout": "nowhere.jsonl", "verifier": "boxed_math"},
             r"evaluation\.sets\.x: nowhere\.jsonl does not exist",
