@@ -112,6 +112,16 @@ class LossPiece:
     """Scalars by name, normalised like the loss: the pieces' metrics add up to the batch's."""
 
 
+@dataclass(frozen=True, slots=True)
+class TokenAdvantages:
+    """What a method makes of the rollouts' advantages."""
+
+    advantages: Tensor
+    """`[B, T]`: the advantage that each token is trained with."""
+    selected: Tensor
+    """bool `[B, T]`: tokens whose advantage the signal changed."""
+
+
 class Method(ABC):
     """A token-level loss."""
 
@@ -138,6 +148,12 @@ class Method(ABC):
             targets: the piece's targets.
             totals: `totals` of the whole optimizer batch.
         """
+
+    def token_advantages(
+        self, student: StudentLogProbs, targets: Targets
+    ) -> TokenAdvantages | None:
+        """What the signal does to the advantages; None for methods that use it in another way."""
+        return None
 
 
 def masked_share(values: Tensor, mask: Tensor, total: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from student_trainer.losses.base import (
     StudentLogProbs,
     Targets,
     TeacherNeeds,
+    TokenAdvantages,
     masked_share,
     weighted,
 )
@@ -122,6 +123,11 @@ class Rlcsd(Method):
         changed = torch.where(advantages > 0, changed.clamp(min=0), changed.clamp(max=0))
         changed = torch.where(advantages == 0, 0.0, changed)
         return Modulation(e_ctr, residual, selected, torch.where(selected, changed, advantages))
+
+    def token_advantages(self, student: StudentLogProbs, targets: Targets) -> TokenAdvantages:
+        """A + r on selected tokens."""
+        modulation = self.modulate(targets)
+        return TokenAdvantages(modulation.advantages, modulation.selected)
 
     def totals(self, targets: Targets) -> dict[str, Tensor]:
         """Selected and other response tokens are two paths."""

@@ -19,6 +19,7 @@ from student_trainer.losses.base import (
     StudentLogProbs,
     Targets,
     TeacherNeeds,
+    TokenAdvantages,
     masked_share,
     weighted,
 )
@@ -75,6 +76,26 @@ class Rlsd(Method):
             raise ValueError("rlsd needs the teacher's log probs of the sampled tokens")
         return targets.teacher - student.sampled.detach()
 
+    def token_advantages(self, student: StudentLogProbs, targets: Targets) -> TokenAdvantages:
+        """A·((1−λ) + λ·w)."""
+        advantages = self._advantages(
+            self._weights(self._scored(student, targets), targets), targets
+        )
+        return TokenAdvantages(advantages, targets.mask & (advantages != targets.advantages))
+
+    def _scored(self, student: StudentLogProbs, targets: Targets) -> Tensor:
+        """The evidence, 0 where there is no teacher."""
+        return torch.where(targets.scored_mask(), self.evidence(student, targets), 0.0)
+
+    def _weights(self, evidence: Tensor, targets: Targets) -> Tensor:
+        """w = clamp(exp(sign(A)·evidence), 1 ± ε_w), `[B, T]`."""
+        signed = (targets.advantages.sign() * evidence).clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)
+        return signed.exp().clamp(1 - self.config.epsilon_w, 1 + self.config.epsilon_w)
+
+    def _advantages(self, weights: Tensor, targets: Targets) -> Tensor:
+        lam = self.config.lam_at(targets.step)
+        return targets.advantages * ((1 - lam) + lam * weights)
+
     def totals(self, targets: Targets) -> dict[str, Tensor]:
         """All response tokens are one path."""
         return {"tokens": targets.mask.sum()}
@@ -84,11 +105,9 @@ class Rlsd(Method):
     ) -> LossPiece:
         """Token mean of the clipped surrogate with A·((1−λ) + λ·w)."""
         config = self.config
-        evidence = torch.where(targets.scored_mask(), self.evidence(student, targets), 0.0)
-        signed = (targets.advantages.sign() * evidence).clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)
-        weight = signed.exp().clamp(1 - config.epsilon_w, 1 + config.epsilon_w)
-        lam = config.lam_at(targets.step)
-        advantages = targets.advantages * ((1 - lam) + lam * weight)
+        evidence = self._scored(student, targets)
+        weight = self._weights(evidence, targets)
+        advantages = self._advantages(weight, targets)
         surrogate = clipped_surrogate(student.sampled, targets, advantages, config.epsilon)
 
         def share(values: Tensor) -> Tensor:
@@ -100,6 +119,6 @@ class Rlsd(Method):
                 "optim/clip_fraction": share(surrogate.clipped),
                 "signal/evidence_abs": share(evidence.abs()),
                 "signal/weight_change": share((weight - 1).abs()),
-                "signal/lam": share(torch.full_like(weight, lam)),
+                "signal/lam": share(torch.full_like(weight, config.lam_at(targets.step))),
             },
         )
