@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from counterhint.errors import InputError
 from student_trainer.hints import HintConfig, choose_hints
+from student_trainer.losses import TeacherNeeds
 from tests.student_trainer.rollouts_of import NEEDS, make_group
 
 
@@ -56,3 +58,46 @@ def test_the_choice_is_repeatable() -> None:
     first = choose_hints(group, HintConfig(), NEEDS, random.Random(3))
     assert first == choose_hints(group, HintConfig(), NEEDS, random.Random(3))
     assert first != choose_hints(group, HintConfig(), NEEDS, random.Random(4))
+
+
+def test_a_sibling_with_the_same_text_is_no_hint() -> None:
+    group = make_group("rrww")
+    twin = dataclasses.replace(group, rollouts=(*group.rollouts, group.rollouts[0]))
+    for seed in range(20):
+        chosen = choose_hints(twin, HintConfig(), NEEDS, random.Random(seed))
+        for rollout, hints in zip(twin.rollouts, chosen, strict=True):
+            assert hints is not None
+            assert rollout.text not in [hint.text for hint in (hints.correct, *hints.wrong)]
+
+
+def test_rollouts_that_are_all_alike_have_no_hints() -> None:
+    right = make_group("rw").rollouts[0]
+    group = dataclasses.replace(make_group("rw"), rollouts=(right, right, right))
+    needs = TeacherNeeds(reads="correct_hint", sampled=True)
+    assert choose_hints(group, HintConfig(), needs, random.Random(0)) == (None,) * 3
+
+
+def test_a_rollout_that_is_the_data_sets_solution_has_no_hint() -> None:
+    group = make_group("rrw")
+    problem = dataclasses.replace(group.problem, solution=group.rollouts[0].text)
+    group = dataclasses.replace(group, problem=problem)
+    chosen = choose_hints(group, HintConfig(correct="gt_cot"), NEEDS, random.Random(0))
+    assert [hints is not None for hints in chosen] == [False, True, False]
+
+
+def test_a_method_that_reads_the_correct_hint_needs_no_wrong_sibling() -> None:
+    needs = TeacherNeeds(reads="correct_hint", sampled=True)
+    chosen = choose_hints(make_group("rrn"), HintConfig(), needs, random.Random(0))
+    assert [hints is not None and hints.wrong for hints in chosen] == [()] * 3
+
+
+def test_a_method_bounds_the_wrong_hints() -> None:
+    needs = TeacherNeeds(reads="both_hints", wrong_hints=1, sampled=True)
+    chosen = choose_hints(make_group("rwww"), HintConfig(), needs, random.Random(0))
+    assert chosen[0] is None
+    assert [len(hints.wrong) for hints in chosen[1:] if hints] == [1, 1, 1]
+
+
+def test_a_method_without_hints_gets_none() -> None:
+    needs = TeacherNeeds(reads="problem", sampled=True)
+    assert choose_hints(make_group("rrw"), HintConfig(), needs, random.Random(0)) == (None,) * 3
