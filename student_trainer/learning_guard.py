@@ -1,35 +1,31 @@
 """Ends a run that has had nothing to learn from for too long, and says why."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from counterhint.errors import InputError
-from student_trainer.groups import Group
 
 
 @dataclass(slots=True)
 class LearningGuard:
-    """Counts the steps in a row that held nothing to learn from."""
+    """Counts the steps in a row that changed nothing."""
 
     bound: int
     """Steps in a row after which the run ends."""
     idle_steps: int = 0
     """Steps in a row so far."""
 
-    def check(self, groups: Sequence[Group], rows: int) -> None:
-        """Takes a step's groups, of all ranks, into account.
+    def check(self, *, learned: bool, mixed: bool, reward: float) -> None:
+        """Takes a step's outcome into account.
 
         Args:
-            groups: all groups of the step.
-            rows: training rows of the step.
+            learned: whether an update was made whose gradient was not zero.
+            mixed: whether any group of the step held right and wrong rollouts.
+            reward: the step's pass rate.
 
         Raises:
             InputError: this was the last idle step that the bound allows.
         """
-        mixed = any(group.mixed for group in groups)
-        if mixed and rows:
+        if learned:
             self.idle_steps = 0
             return
         self.idle_steps += 1
@@ -42,7 +38,6 @@ class LearningGuard:
                 "rollouts give an answer that the verifier can read, or set "
                 "hints.without_hint=plain"
             )
-        reward = np.mean([rollout.reward for group in groups for rollout in group.rollouts])
         raise InputError(
             f"no group of the last {self.bound} steps held both right and wrong rollouts (pass "
             f"rate {reward:.2f}), so there is nothing to learn from: make the task "

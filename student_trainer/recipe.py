@@ -18,6 +18,7 @@ from student_trainer.checkpoints import CheckpointConfig
 from student_trainer.config import Config
 from student_trainer.evaluation import EvaluationConfig
 from student_trainer.hints import HintConfig
+from student_trainer.importance import RolloutImportanceConfig
 from student_trainer.losses import MethodConfig
 from student_trainer.metrics import MetricsConfig
 from student_trainer.models import StudentConfig
@@ -60,6 +61,10 @@ class Recipe(Config):
     """The loss."""
     scoring: ScoringConfig = ScoringConfig()
     """Where rollouts are scored."""
+    rollout_is: RolloutImportanceConfig = RolloutImportanceConfig()
+    """How the loss is corrected for what parts the sampler from the trainer."""
+    entropy_bonus: float = Field(0.0, ge=0)
+    """Weight of the student's mean entropy a token, which is subtracted from the loss."""
     teacher_refresh: TeacherRefreshConfig = FixedTeacherConfig()
     """Which weights the teacher scores with."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -80,7 +85,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _groups_can_hold_hints(self) -> Self:
         siblings = self.hints.correct == "self_rollout" and self.hints.without_hint == "drop"
-        if self.method.kind != "grpo" and siblings and self.rollouts.group_size < 3:
+        reads = self.method.build().needs.reads
+        if reads == "both_hints" and siblings and self.rollouts.group_size < 3:
             raise ValueError(
                 "rollouts.group_size must be 3 or more: a rollout needs a right and a wrong "
                 "sibling to have hints"

@@ -25,6 +25,10 @@ class RolloutConfig(Config):
     in temperature as well; the contrast does not."""
     max_rows: int = Field(256, ge=1)
     """Most rollouts that are sampled at the same time."""
+    max_staleness: int = Field(0, ge=0)
+    """Steps that sampling may run ahead of training: with s, the groups of a step are sampled by
+    weights s updates older, while the groups before them are scored. 0 is the synchronous run.
+    `rollout_is` corrects for the difference. Sampling does not run ahead over a checkpoint."""
     sampler: SamplerConfig = BuiltInSamplerConfig()
     """What samples them."""
 

@@ -1,0 +1,42 @@
+"""A request to stop (SIGTERM, as schedulers send it) ends a run after the step under way."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Whether the process has been asked to stop."""
+
+    made: bool = False
+    """True from the first SIGTERM on; a second one ends the process at once."""
+
+
+class Preempted(SystemExit):
+    """The run has been stopped by SIGTERM; its checkpoint is written. Exit code 143."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within it, SIGTERM is a request. Elsewhere than in the main thread nothing changes."""
+    request = StopRequest()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        request.made = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    try:
+        before = signal.signal(signal.SIGTERM, on_signal)
+    except ValueError:  # not the main thread
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, before)
