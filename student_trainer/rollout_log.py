@@ -1,21 +1,22 @@
-"""`rollouts.jsonl`: some rollouts of some steps with their signal, for the report."""
+"""`rollouts.jsonl`: some rollouts of some steps with their signals, for the report."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from counterhint import contrast, one_sided
 from student_trainer.batches import BatchConfig, Row, micro_batches
 from student_trainer.config import Config
-from student_trainer.groups import Group
 from student_trainer.hints import RolloutHints
-from student_trainer.losses import Method
-from student_trainer.losses.rlcsd import Rlcsd
-from student_trainer.models import Student
+from student_trainer.losses import Method, StudentLogProbs
+from student_trainer.metrics import TokenClasses
+from student_trainer.tasks.base import Problem
 
 
 class RolloutLogConfig(Config):
@@ -29,57 +30,105 @@ class RolloutLogConfig(Config):
     """What readers must know of the signal; the report shows it beside it."""
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedRollout:
+    """A rollout that a step trains on."""
+
+    problem: Problem
+    """What it answers."""
+    hints: RolloutHints | None
+    """Its hints, where the method reads any."""
+    row: Row
+    """Its training row."""
+
+
 def logged_rollouts(
     step: int,
-    entries: Sequence[tuple[Group, int, RolloutHints, Row]],
-    student: Student,
+    rollouts: Sequence[TrainedRollout],
+    texts: Sequence[str],
+    classes: TokenClasses,
     method: Method,
     count: int,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `rollouts.jsonl` for up to `count` hinted rollouts of a step.
+    """Rows of `rollouts.jsonl` for up to `count` rollouts of a step, scored ones first.
+
+    Every row has the text of the rollout and its advantage. Signals stand in it as far as the
+    method has them: `e_c` with the teacher's log probs, `e_ctr` with those under wrong hints,
+    `modulated` and `selected` where the signal changes advantages. A token without a number has
+    None.
 
     Args:
-        step: the step.
-        entries: group, index in the group, hints and training row of each hinted rollout.
-        student: whose tokenizer names the tokens.
+        step: the step, from 1.
+        rollouts: that the step trains on.
+        texts: of each token of the vocabulary, `[V]`.
+        classes: of the vocabulary.
         method: says what the signal does to the advantages.
         count: most rows.
     """
-    right = [entry for entry in entries if entry[0].rollouts[entry[1]].verdict.correct]
-    wrong = [entry for entry in entries if not entry[0].rollouts[entry[1]].verdict.correct]
-    by_turns = [entry for pair in zip_longest(right, wrong) for entry in pair if entry]
-    for group, index, hints, row in by_turns[:count]:
-        rollout, scores = group.rollouts[index], row.teacher
-        if scores is None or scores.sampled is None or scores.wrong is None:
-            continue
-        e_ctr = contrast(scores.sampled, scores.wrong)
+    for rollout in _chosen(rollouts)[:count]:
+        problem, row = rollout.problem, rollout.row
+        sampled = row.rollout
         entry: dict[str, Any] = {
             "step": step,
-            "problem_id": group.problem.id,
-            "problem": group.problem.text,
-            "answer": group.problem.answer,
-            "response_answer": rollout.verdict.answer,
-            "correct": rollout.verdict.correct,
+            "problem_id": problem.id,
+            "problem": problem.text,
+            "answer": problem.answer,
+            "response_answer": sampled.verdict.answer,
+            "correct": sampled.verdict.correct,
             "advantage": row.advantage,
-            "tokens": [student.tokenizer.decode([int(i)]) for i in rollout.token_ids],
-            "token_ids": rollout.token_ids.tolist(),
-            "student": _rounded(rollout.log_probs),
-            "correct_hint": _rounded(scores.sampled),
-            "wrong_hints": [_rounded(branch) for branch in scores.wrong],
-            "e_c": _rounded(one_sided(scores.sampled, rollout.log_probs)),
-            "e_ctr": _rounded(e_ctr),
-            "hint_texts": {
-                "correct": hints.correct.text,
-                "wrong": [hint.text for hint in hints.wrong],
-            },
+            "tokens": [texts[token] for token in sampled.token_ids],
+            "token_ids": sampled.token_ids.tolist(),
+            "token_classes": [classes.names[one] for one in classes.of(sampled.token_ids)],
+            "student": _rounded(row.old_log_probs),
         }
-        if isinstance(method, Rlcsd):
-            (piece,) = micro_batches([row], BatchConfig(), torch.device("cpu"), step=step)
-            modulation = method.modulate(piece.targets)
-            entry["selected"] = modulation.selected[0].tolist()
-            entry["modulated"] = _rounded(modulation.advantages[0].numpy())
-        yield entry
+        yield entry | _signals(row) | _advantages(row, method, step) | _hints(rollout.hints)
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 5) for value in values]
+def _chosen(rollouts: Sequence[TrainedRollout]) -> list[TrainedRollout]:
+    """Right and wrong ones by turns, those with the teacher's scores before those without."""
+    order: list[TrainedRollout] = []
+    for scored in (True, False):
+        part = [one for one in rollouts if (one.row.teacher is not None) is scored]
+        right = [one for one in part if one.row.rollout.verdict.correct]
+        wrong = [one for one in part if not one.row.rollout.verdict.correct]
+        order += [one for pair in zip_longest(right, wrong) for one in pair if one is not None]
+    return order
+
+
+def _signals(row: Row) -> dict[str, Any]:
+    scores = row.teacher
+    if scores is None or scores.sampled is None:
+        return {}
+    found: dict[str, Any] = {
+        "correct_hint": _rounded(scores.sampled),
+        "e_c": _rounded(one_sided(scores.sampled, row.old_log_probs)),
+    }
+    if scores.wrong is not None and len(scores.wrong):
+        found["wrong_hints"] = [_rounded(branch) for branch in scores.wrong]
+        found["e_ctr"] = _rounded(contrast(scores.sampled, scores.wrong))
+    return found
+
+
+def _advantages(row: Row, method: Method, step: int) -> dict[str, Any]:
+    if row.teacher is None:
+        return {}
+    (piece,) = micro_batches([row], BatchConfig(), torch.device("cpu"), step=step)
+    student = StudentLogProbs(torch.from_numpy(row.old_log_probs)[None])
+    made = method.token_advantages(student, piece.targets)
+    if made is None:
+        return {}
+    return {
+        "selected": made.selected[0].tolist(),
+        "modulated": _rounded(made.advantages[0].numpy()),
+    }
+
+
+def _hints(hints: RolloutHints | None) -> dict[str, Any]:
+    if hints is None:
+        return {}
+    wrong = [hint.text for hint in hints.wrong]
+    return {"hint_texts": {"correct": hints.correct.text, "wrong": wrong}}
+
+
+def _rounded(values: NDArray[np.floating]) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 5) for value in values]

@@ -35,26 +35,30 @@ from student_trainer.forward import StudentForward
 from student_trainer.groups import Group
 from student_trainer.hints import Hint, RolloutHints, choose_hints
 from student_trainer.losses import StudentLogProbs
-from student_trainer.models import load_student
-from student_trainer.monitors import (
-    JsonlFile,
-    JsonlMonitor,
-    Monitors,
-    TensorBoardMonitor,
-    TerminalMonitor,
+from student_trainer.metrics import (
+    RolloutFigures,
+    Stopwatch,
+    TokenClasses,
+    TokenSignals,
+    hint_metrics,
+    rollout_metrics,
+    signal_metrics,
+    token_texts,
 )
+from student_trainer.models import load_student
+from student_trainer.monitors import JsonlFile
 from student_trainer.optimizer import Optimizer
 from student_trainer.prompts import Prompts
 from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe, read_recipe_file
-from student_trainer.rollout_log import logged_rollouts
+from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupScoring, PendingGroup, ScoringCounts
 from student_trainer.seeds import derive_seed
-from student_trainer.step_metrics import Stopwatch, group_metrics, hint_metrics
+from student_trainer.sharding import shard
 from student_trainer.summary import summarize_run
 from student_trainer.tasks.base import Task
-from student_trainer.teacher_weights import prune_weights, publish_weights
+from student_trainer.teacher_weights import TeacherWeights, prune_weights
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +91,17 @@ class Trainer:
     def _open(self) -> None:
         recipe = self.recipe
         checkpoint = _find_checkpoint(recipe)
-        self._student = load_student(recipe.student)
-        self._forward = StudentForward(self._student.model, recipe.rollouts.temperature)
+        self._ranks = Ranks()
+        self._student = load_student(recipe.student, self._ranks)
+        self._forward = StudentForward(
+            self._student.model,
+            recipe.rollouts.temperature,
+            gradient_checkpointing=recipe.student.gradient_checkpointing,
+        )
+        shard(self._forward, self._student, self._ranks)
+        vocabulary = self._student.model.get_output_embeddings().weight.shape[0]
+        self._texts = token_texts(self._student.tokenizer, vocabulary)
+        self._classes = TokenClasses.read(recipe.metrics.token_classes, self._texts)
         self._task = recipe.task.build()
         self._prompts = Prompts(self._student.tokenizer, recipe.prompts, self._task.answer_format)
         sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
@@ -104,17 +117,26 @@ class Trainer:
             generator_for,
             max_new_tokens=recipe.rollouts.max_new_tokens,
             max_rows=recipe.rollouts.max_rows,
-            ranks=Ranks(),
+            ranks=self._ranks,
         )
         self._method = recipe.method.build()
-        self._optimizer = Optimizer(
-            recipe.optimizer, dict(self._student.model.named_parameters()), recipe.steps
-        )
+        self._optimizer = Optimizer(recipe.optimizer, self._student.trainable(), recipe.steps)
         self._state = (
             TrainingState(f"{recipe.run_dir.name}-{secrets.token_hex(4)}", 0, 0.0, None, {})
             if checkpoint is None
-            else load_checkpoint(checkpoint, self._student, self._optimizer)
+            else read_state(checkpoint)
         )
+        self._teacher_weights = TeacherWeights(
+            recipe.teacher_refresh,
+            self._student,
+            recipe.run_dir / "weights",
+            self._state.run_id,
+            self._ranks,
+        )
+        if checkpoint is not None:
+            load_checkpoint(
+                checkpoint, self._student, self._optimizer, self._teacher_weights, self._ranks
+            )
         if self._state.steps_done > recipe.steps:
             raise InputError(
                 f"steps is {recipe.steps}, but the run has taken {self._state.steps_done} already"
@@ -133,15 +155,7 @@ class Trainer:
         self._evaluations = EvaluationLog(recipe.run_dir / "evaluations.jsonl")
         self._resources.callback(self._evaluations.close)
         self._evaluations.start(resumed_step)
-        self._monitors = self._resources.enter_context(
-            Monitors(
-                [
-                    JsonlMonitor(recipe.run_dir / "metrics.jsonl"),
-                    TensorBoardMonitor(recipe.run_dir / "tensorboard"),
-                    TerminalMonitor(),
-                ]
-            )
-        )
+        self._monitors = self._resources.enter_context(recipe.monitors.build(recipe.run_dir))
         self._monitors.start(resolved, recipe.steps, resumed_step)
 
     def __enter__(self) -> Self:
@@ -252,10 +266,13 @@ class Trainer:
             self._refresh_teacher()
         seconds = time.perf_counter() - began
         self._add_totals(watch, {"training_seconds": seconds, **counts.totals()})
-        metrics |= group_metrics(groups)
+        figures = RolloutFigures.of(
+            groups, [entry.hints for entry in scored], [entry.rows for entry in scored]
+        )
+        metrics |= rollout_metrics(figures)
         if self._scoring is not None:
-            metrics |= counts.metrics()
-            metrics |= hint_metrics([entry.hints for entry in scored], rows)
+            metrics |= counts.metrics() | hint_metrics(figures)
+            metrics |= signal_metrics(TokenSignals.of(rows), self._classes)
         waited = watch.seconds.get("scoring_wait", 0.0)
         tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
         return {
@@ -350,18 +367,11 @@ class Trainer:
         return {**sums, "optim/grad_norm": self._optimizer.update(step)}
 
     def _refresh_teacher(self) -> None:
-        done = self._state.steps_done
-        if self._scoring is None or not self.recipe.teacher_refresh.due(done):
+        if self._scoring is None:
             return
-        if done == self.recipe.steps:  # no job follows
-            return
-        weights = publish_weights(
-            self._student.model,
-            self.recipe.run_dir / "weights",
-            run_id=self._state.run_id,
-            steps_done=done,
-        )
-        self._state = dataclasses.replace(self._state, weights=weights)
+        weights = self._teacher_weights.after_step(self._student, self._state.steps_done)
+        if weights is not None:
+            self._state = dataclasses.replace(self._state, weights=weights)
 
     def _evaluation_due(self) -> bool:
         done, every = self._state.steps_done, self.recipe.evaluation.every
@@ -406,14 +416,15 @@ class Trainer:
         config = self.recipe.report
         if step % config.every and step not in (1, self.recipe.steps):
             return
-        entries = [
-            (entry.group, index, hints, entry.rows[index])
+        rollouts = [
+            TrainedRollout(entry.group.problem, entry.hints[index], row)
             for entry in scored
-            for index, hints in enumerate(entry.hints)
-            if hints is not None and index in entry.rows
+            for index, row in entry.rows.items()
         ]
-        for row in logged_rollouts(step, entries, self._student, self._method, config.rollouts):
-            self._rollout_log.append(row)
+        for kept in logged_rollouts(
+            step, rollouts, self._texts, self._classes, self._method, config.rollouts
+        ):
+            self._rollout_log.append(kept)
 
     def _add_totals(self, watch: Stopwatch, counts: Mapping[str, float]) -> None:
         totals = dict(self._state.totals)
@@ -427,7 +438,13 @@ class Trainer:
     def _save(self) -> None:
         folder = self.recipe.run_dir / "checkpoints"
         save_checkpoint(
-            folder, self._state, self._student, self._optimizer, self.recipe.checkpoint.keep
+            folder,
+            self._state,
+            self._student,
+            self._optimizer,
+            self._teacher_weights,
+            self.recipe.checkpoint.keep,
+            self._ranks,
         )
         kept = [read_state(checkpoint).weights for checkpoint in folder.glob("step-*")]
         prune_weights(self.recipe.run_dir / "weights", kept)

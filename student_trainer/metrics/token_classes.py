@@ -73,10 +73,15 @@ def read_token_classes(path: Path) -> Mapping[str, TokenClassConfig]:
     return classes
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The text of each token of the vocabulary by itself, `[V]`."""
-    texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
-    return [str(text) for text in texts]
+def token_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
+    """The text of each token of a vocabulary by itself.
+
+    Args:
+        tokenizer: the tokenizer.
+        size: rows of the model's output layer, V; those that stand for no token have no text.
+    """
+    texts = tokenizer.batch_decode([[index] for index in range(min(len(tokenizer), size))])
+    return [str(text) for text in texts] + [""] * (size - len(texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,5 @@ class TokenClasses:
         return cls((*classes, OTHER), ids)
 
     def of(self, token_ids: NDArray[np.int32]) -> NDArray[np.int8]:
-        """The class of each token, `[N]`. Models may have more output rows than their tokenizer has
-        tokens; those are `other`."""
-        known = token_ids < len(self.class_ids)
-        found = self.class_ids[np.where(known, token_ids, 0)]
-        return np.where(known, found, np.int8(len(self.names) - 1))
+        """The class of each token, `[N]`."""
+        return self.class_ids[token_ids]
