@@ -12,7 +12,7 @@ from student_trainer.evaluation.estimates import (
     estimate_share,
     pass_at_k,
 )
-from student_trainer.evaluation.evaluator import Evaluator, evaluation_problems
+from student_trainer.evaluation.evaluator import Evaluator, open_set
 from student_trainer.evaluation.records import EvaluationLog, read_evaluations
 from student_trainer.evaluation.results import Evaluation, Evaluations, ProblemCounts, changes
 from student_trainer.evaluation.tables import evaluations_table
@@ -31,8 +31,8 @@ __all__ = [
     "changes",
     "estimate_difference",
     "estimate_share",
-    "evaluation_problems",
     "evaluations_table",
+    "open_set",
     "pass_at_k",
     "read_evaluations",
 ]

@@ -72,6 +72,11 @@ class EvaluationConfig(SamplingConfig):
     sets: dict[str, EvaluationSet] = Field(default_factory=dict)
     """Further sets by name."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all sets, the default one first."""
+        return [DEFAULT_SET, *self.sets]
+
     def sampling(self, name: str) -> SamplingConfig:
         """How the set of that name is sampled."""
         fields = {key: getattr(self, key) for key in SamplingConfig.model_fields}

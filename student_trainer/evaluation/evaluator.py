@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from counterhint.errors import InputError
-from student_trainer.evaluation.config import DEFAULT_SET, EvaluationConfig, SamplingConfig
+from student_trainer.evaluation.config import EvaluationConfig, SamplingConfig
 from student_trainer.evaluation.results import Evaluation, Evaluations, ProblemCounts
 from student_trainer.groups import Group
 from student_trainer.ranks import Ranks
@@ -68,10 +68,10 @@ class Evaluator:
         self._max_new_tokens = max_new_tokens
         self._max_rows = max_rows
         self._ranks = ranks
-        self._sets = {
-            name: _Set(section, problems, source_for(set_task))
-            for name, section, set_task, problems in evaluation_problems(config, task)
-        }
+        self._sets: dict[str, _Set] = {}
+        for name in config.names:
+            set_task, problems = open_set(config, name, task)
+            self._sets[name] = _Set(config.sampling(name), problems, source_for(set_task))
 
     def run(self, seed: int, progress: Progress | None = None) -> Evaluations:
         """Samples and grades every set; collective.
@@ -114,35 +114,28 @@ class Evaluator:
         )
 
 
-def evaluation_problems(
-    config: EvaluationConfig, task: Task
-) -> Iterator[tuple[str, SamplingConfig, Task, Sequence[Problem]]]:
-    """Each set's name, section, task and problems, the default set first.
+def open_set(config: EvaluationConfig, name: str, task: Task) -> tuple[Task, Sequence[Problem]]:
+    """The task and the problems of a set.
 
     Args:
         config: the recipe's `evaluation` section.
+        name: the set's.
         task: the recipe's task.
 
     Raises:
-        InputError: a set's data cannot be used, or it has too few problems.
+        InputError: its data cannot be used, or it has too few problems.
     """
-    yield DEFAULT_SET, config.sampling(DEFAULT_SET), task, _take(task, config.problems)
-    for name, section in config.sets.items():
-        try:
-            set_task = section.task.build()
-            problems = _take(set_task, section.problems)
-        except InputError as error:
-            raise InputError(f"evaluation.sets.{name}: {error}") from error
-        yield name, config.sampling(name), set_task, problems
-
-
-def _take(task: Task, count: int | None) -> Sequence[Problem]:
-    count = task.heldout_count if count is None else count
-    if count is None:
-        raise InputError(
-            "problems is null, for all, but the task has no end: give a number"
-        )
-    return task.heldout_problems(count)
+    section = config.sets.get(name)
+    try:
+        set_task = task if section is None else section.task.build()
+        count = config.problems if section is None else section.problems
+        count = set_task.heldout_count if count is None else count
+        if count is None:
+            raise InputError("problems is null, for all, but the task has no end: give a number")
+        return set_task, set_task.heldout_problems(count)
+    except InputError as error:
+        place = "evaluation" if section is None else f"evaluation.sets.{name}"
+        raise InputError(f"{place}: {error}") from error
 
 
 def _count(group: Group) -> ProblemCounts:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from counterhint.errors import InputError
-from student_trainer.evaluation import EvaluationConfig, Evaluator, evaluation_problems
+from student_trainer.evaluation import EvaluationConfig, Evaluator, open_set
 from student_trainer.models import Student
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.ranks import Ranks
@@ -70,12 +70,13 @@ def test_a_finite_set_is_taken_whole(tmp_path: Path) -> None:
         "problems": 2,
         "sets": {"all": {"task": files}, "two": {"task": files, "problems": 2}},
     }
-    sets = evaluation_problems(EvaluationConfig.model_validate(section), TASK.build())
-    assert [(name, len(problems)) for name, _, _, problems in sets] == [
-        ("heldout", 2),
-        ("all", 3),
-        ("two", 2),
-    ]
+    config = EvaluationConfig.model_validate(section)
+    found = {name: open_set(config, name, TASK.build())[1] for name in config.names}
+    assert {name: len(problems) for name, problems in found.items()} == {
+        "heldout": 2,
+        "all": 3,
+        "two": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,4 +92,4 @@ def test_a_finite_set_is_taken_whole(tmp_path: Path) -> None:
 def test_sets_of_no_use_are_named(task: dict[str, Any], message: str) -> None:
     config = EvaluationConfig.model_validate({"problems": 1, "sets": {"x": {"task": task}}})
     with pytest.raises(InputError, match=message):
-        list(evaluation_problems(config, TASK.build()))
+        open_set(config, "x", TASK.build())
