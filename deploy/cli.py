@@ -32,6 +32,9 @@ COMMANDS: dict[str, Entry] = {
         "student_trainer.cli:MakeModels", "student", "make the models that a recipe starts from"
     ),
     "train": Entry("student_trainer.cli:Train", "student", "train a student by a recipe"),
+    "sampler serve": Entry(
+        "student_trainer.cli:ServeSampler", "student-vllm", "serve vLLM that samples rollouts"
+    ),
     "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
     "verify-losses": Entry(
         "student_trainer.cli:VerifyLosses",

@@ -1,10 +1,11 @@
 """The trainer's commands."""
 
+import asyncio
 import json
 import logging
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -92,6 +93,47 @@ class MakeModels(Command):
 
         which: list[Which] = [self.only] if self.only else ["student", "teacher"]
         make_models(self.recipe, self.out, which, retrain=self.retrain)
+        return EXIT_DONE
+
+
+class ServeSampler(Command):
+    """Serve a vLLM engine that samples rollouts for a trainer, until SIGTERM or Ctrl-C.
+
+    It needs the model's shape only: trainers push their weights to it. A recipe names it by
+    rollouts.sampler.kind=vllm_server, rollouts.sampler.addresses and rollouts.sampler.weights_dir.
+
+    example:
+      counterhint sampler serve --model models/student --weights-dir runs/pushed \
+        --listen 127.0.0.1:50061 --engine-args '{"dtype": "bfloat16", "tensor_parallel_size": 2}'
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SAMPLER_")
+
+    model: Path
+    """Folder of the student's model in transformers format."""
+    weights_dir: Path
+    """Folder that pushed weights are read from: the recipe's rollouts.sampler.weights_dir."""
+    listen: str = "127.0.0.1:50061"
+    """host:port (port 0: any free one) or unix:///path."""
+    engine_args: dict[str, Any] = Field({})
+    """vLLM's engine arguments by their names in Python, as JSON."""
+    insecure: bool = False
+    """Permit plaintext on an address that is not this machine's loopback."""
+
+    def run(self) -> int:
+        """Serves until a signal comes."""
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.rollouts.sampling_service import SamplingServerOptions, serve
+
+        options = SamplingServerOptions(
+            model=self.model,
+            listen=self.listen,
+            weights_dir=self.weights_dir,
+            engine_args=self.engine_args,
+            insecure=self.insecure,
+        )
+        asyncio.run(serve(options, lambda line: print(line, flush=True)))
         return EXIT_DONE
 
 

@@ -58,6 +58,8 @@ class SamplingRequest:
 class Sampler(ABC):
     """Draws groups of responses. Use it as a context manager: it may hold memory or connections."""
 
+    reads_student: ClassVar[bool] = False
+    """Whether it draws with the student's own module, which must be whole for it."""
     overlaps: ClassVar[bool]
     """Whether it has hardware of its own, so that a thread may go on sampling while the trainer
     updates the student, and call `load_weights` from another thread."""

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from counterhint.tensors import TokenIds
 from student_trainer.config import Config
+from student_trainer.log_probs import LogitMap
 from student_trainer.models import Student
 from student_trainer.rollouts.base import Sample, Sampler, SamplingRequest
 
@@ -39,6 +40,7 @@ class BuiltInSampler(Sampler):
         student: whose model is in evaluation mode.
     """
 
+    reads_student: ClassVar[bool] = True
     overlaps: ClassVar[bool] = False
 
     def __init__(self, student: Student) -> None:
@@ -58,7 +60,7 @@ class BuiltInSampler(Sampler):
         self, prompts: Sequence[TokenIds], request: SamplingRequest
     ) -> Iterator[tuple[int, tuple[Sample, ...]]]:
         """See `Sampler.sample_groups`; it draws in waves of `max_rows // group_size` prompts."""
-        generator = torch.Generator(device=self._model.device).manual_seed(request.seed)
+        generator = torch.Generator(device=self._student.device).manual_seed(request.seed)
         wave = max(1, request.max_rows // request.group_size)
         for start in range(0, len(prompts), wave):
             for index, samples in self._sample_wave(
@@ -69,15 +71,16 @@ class BuiltInSampler(Sampler):
     def _sample_wave(
         self, prompts: Sequence[TokenIds], request: SamplingRequest, generator: torch.Generator
     ) -> Iterator[tuple[int, tuple[Sample, ...]]]:
-        wave = _Wave(len(prompts), request, self._revision, self._model.device)
+        device = self._student.device
+        wave = _Wave(len(prompts), request, self._revision, device)
         cache, hidden, mask = self._read_prompts(
             prompts, request.group_size, request.max_new_tokens
         )
-        rows = torch.arange(wave.rows, device=self._model.device)
+        rows = torch.arange(wave.rows, device=device)
         position = mask.sum(dim=1)
         width = mask.shape[1] - request.max_new_tokens
         for step in range(request.max_new_tokens):
-            token = wave.draw(rows, step, self._logits(hidden), generator)
+            token = wave.draw(rows, step, self._logits(hidden, request.temperature), generator)
             ended = torch.isin(token, self._end_ids)
             if bool(ended.any()):
                 yield from wave.end(rows[ended], step + 1)
@@ -94,10 +97,11 @@ class BuiltInSampler(Sampler):
         yield from wave.cut()
 
     @torch.no_grad()
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, temperature: float) -> Tensor:
+        """The logits `[rows, V]` of the distribution to draw from."""
         with self._student.autocast():
             logits: Tensor = self._model.get_output_embeddings()(hidden)
-        return logits.float()
+        return LogitMap.of(self._model, temperature or 1.0).apply_(logits.float())
 
     @torch.no_grad()
     def _forward(
@@ -120,7 +124,7 @@ class BuiltInSampler(Sampler):
         self, prompts: Sequence[TokenIds], group_size: int, max_new_tokens: int
     ) -> tuple[DynamicCache, Tensor, Tensor]:
         """One pass over the prompts, left-padded; cache, last hidden states, mask `[rows, S]`."""
-        device = self._model.device
+        device = self._student.device
         width = max(map(len, prompts))
         ids = self._end_ids.new_full((len(prompts), width), int(self._end_ids[0]))
         mask = torch.zeros(len(prompts), width + max_new_tokens, dtype=torch.long, device=device)
@@ -166,10 +170,9 @@ class _Wave:
     @torch.no_grad()
     def draw(self, rows: Tensor, step: int, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Draws and notes the next token of some rows, `[R]`, from their logits `[R, V]`."""
-        temperature = self._request.temperature
-        log_probs = (logits / temperature if temperature else logits).log_softmax(dim=-1)
+        log_probs = logits.log_softmax(dim=-1)
         probs = log_probs.exp()
-        if temperature:
+        if self._request.temperature:
             token = torch.multinomial(probs, 1, generator=generator)[:, 0]
         else:
             token = log_probs.argmax(dim=-1)

@@ -1,12 +1,18 @@
 """The `rollouts` section of a recipe."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from student_trainer.config import Config
 from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.built_in import BuiltInSamplerConfig
+from student_trainer.rollouts.vllm_engine import VllmSamplerConfig
+from student_trainer.rollouts.vllm_server import VllmServerSamplerConfig
 
-SamplerConfig = BuiltInSamplerConfig
+SamplerConfig = Annotated[
+    BuiltInSamplerConfig | VllmSamplerConfig | VllmServerSamplerConfig, Field(discriminator="kind")
+]
 """The `rollouts.sampler` section of a recipe; its `kind` says which of these it is."""
 
 
