@@ -1,8 +1,10 @@
 """Checkpoints: everything that a run needs to go on as if nothing had happened.
 
-A checkpoint is a model folder in transformers format (so that it can be used as it is) plus
-`optimizer.safetensors` and `state.json`. Randomness needs no state: every step draws from its own
-seed. Tensors are stored as safetensors, never as pickles.
+A checkpoint is a model folder in transformers format, or an adapter folder in peft's, that can be
+used as it is. Beside it, each rank writes its part of the optimizer's state
+(`optimizer-00001-of-00002.safetensors`) and of the teacher's average where there is one
+(`teacher-…`), so that any number of ranks can go on; `state.json` holds the rest. Randomness needs
+no state: every step draws from its own seed. Tensors are stored as safetensors, never as pickles.
 """
 
 import json
@@ -14,13 +16,17 @@ from typing import Any
 
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 
 from counterhint import Weights
 from counterhint.errors import InputError
 from student_trainer.config import Config
-from student_trainer.models import Student
+from student_trainer.lora import adapter_settings, file_name
+from student_trainer.models import Student, load_weights
 from student_trainer.optimizer import Optimizer
+from student_trainer.ranks import Ranks
+from student_trainer.shards import load_shards, place, save_shards
+from student_trainer.teacher_weights import TeacherWeights
 
 
 class CheckpointConfig(Config):
@@ -46,26 +52,59 @@ class TrainingState:
     """The teacher weights that the next jobs name."""
     totals: dict[str, float]
     """Sums over all steps that the summary needs."""
+    idle_steps: int = 0
+    """Steps in a row, up to now, that had nothing to learn from."""
 
 
 def save_checkpoint(
-    folder: Path, state: TrainingState, student: Student, optimizer: Optimizer, keep: int
+    folder: Path,
+    state: TrainingState,
+    student: Student,
+    optimizer: Optimizer,
+    teacher: TeacherWeights,
+    keep: int,
+    ranks: Ranks,
 ) -> Path:
-    """Writes `folder/step-000050`, complete or not at all, and removes the oldest beyond `keep`."""
+    """Writes `folder/step-000050`, complete or not at all, and removes the oldest beyond `keep`.
+
+    Collective. The model itself is gathered and written by the first rank.
+    """
     final = folder / f"step-{state.steps_done:06d}"
     unfinished = folder / f".{final.name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    student.model.save_pretrained(unfinished)
-    student.tokenizer.save_pretrained(unfinished)
-    tensors = {name: value.contiguous() for name, value in optimizer.state_tensors().items()}
-    save_file(tensors, unfinished / "optimizer.safetensors")
-    (unfinished / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(unfinished, final)
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    if ranks.first:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        student.tokenizer.save_pretrained(unfinished)
+        (unfinished / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
+    ranks.wait()
+    _save_model(unfinished, student, ranks)
+    save_shards(unfinished, "optimizer", optimizer.state_tensors(), ranks)
+    if average := teacher.state_tensors():
+        save_shards(unfinished, "teacher", average, ranks)
+    ranks.wait()
+    if ranks.first:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(unfinished, final)
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    ranks.wait()
     return final
+
+
+def _save_model(folder: Path, student: Student, ranks: Ranks) -> None:
+    tensors = {}
+    adapted = student.lora is not None
+    for name, tensor in student.adapter_tensors() if adapted else student.full_tensors():
+        if ranks.first:
+            tensors[name] = tensor.cpu().contiguous()
+    if not ranks.first:
+        return
+    if adapted:
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        settings = json.dumps(adapter_settings(student.model), indent=2)
+        (folder / "adapter_config.json").write_text(settings + "\n")
+    else:
+        student.model.save_pretrained(folder, state_dict=tensors)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -73,19 +112,34 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def load_checkpoint(checkpoint: Path, student: Student, optimizer: Optimizer) -> TrainingState:
-    """Puts student and optimizer where the checkpoint left them.
+def load_checkpoint(
+    checkpoint: Path,
+    student: Student,
+    optimizer: Optimizer,
+    teacher: TeacherWeights,
+    ranks: Ranks,
+) -> TrainingState:
+    """Puts student, optimizer and the teacher's average where the checkpoint left them.
+
+    Collective; any number of ranks may have saved it.
 
     Raises:
         InputError: the checkpoint does not fit the student, or lacks a file.
     """
-    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
-        if not (checkpoint / name).is_file():
-            raise InputError(f"{checkpoint} is no checkpoint: {name} is missing")
+    stem = "model" if student.lora is None else "adapter_model"
+    for needed in (f"{stem}*.safetensors", "optimizer-*.safetensors", "state.json"):
+        if not any(checkpoint.glob(needed)):
+            raise InputError(f"{checkpoint} is no checkpoint: {needed} is missing")
     try:
         state = read_state(checkpoint)
-        load_model(student.model, checkpoint / "model.safetensors", device=str(student.device))
-        optimizer.load_state_tensors(load_file(checkpoint / "optimizer.safetensors"))
+        if student.lora is None:
+            load_weights(student, checkpoint, ranks)
+        else:
+            adapter = load_file(checkpoint / "adapter_model.safetensors")
+            for name, parameter in student.trainable().items():
+                place(parameter, adapter[file_name(name)], ranks)
+        load_shards(checkpoint, "optimizer", optimizer.state_tensors())
+        load_shards(checkpoint, "teacher", teacher.state_tensors())
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(
             f"{checkpoint} is damaged, or of another model than student.model: {error}; remove the "

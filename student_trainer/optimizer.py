@@ -1,13 +1,20 @@
-"""The optimizer: AdamW, a learning-rate schedule with warm-up, gradient clipping."""
+"""The optimizer: AdamW, a learning-rate schedule with warm-up, gradient clipping.
+
+Parameters may be sharded over ranks: then so is the optimizer's state, and its methods are
+collective.
+"""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from counterhint import CounterhintError
 from student_trainer.config import Config
+from student_trainer.shards import whole
 
 
 class OptimizerConfig(Config):
@@ -31,14 +38,26 @@ class OptimizerConfig(Config):
     """Largest norm of the gradient."""
 
 
+class GradientNotFinite(CounterhintError):
+    """The gradient holds infinities or NaN; the weights are as they were before the step."""
+
+    def __init__(self, step: int, norm: float) -> None:
+        super().__init__(
+            f"step {step + 1}: the norm of the gradient is {norm}: lower optimizer.lr, train with "
+            "student.dtype=float32, or go on from the last checkpoint with resume=true",
+            reason="GRADIENT_NOT_FINITE",
+            details={"step": step + 1, "norm": norm},
+        )
+
+
 class Optimizer:
     """AdamW over named parameters."""
 
     def __init__(
-        self, config: OptimizerConfig, parameters: dict[str, Tensor], total_steps: int
+        self, config: OptimizerConfig, parameters: Mapping[str, Tensor], total_steps: int
     ) -> None:
         self.config = config
-        self.parameters = parameters
+        self.parameters = dict(parameters)
         self._total_steps = total_steps
         self.adamw = torch.optim.AdamW(
             list(parameters.values()),
@@ -66,11 +85,17 @@ class Optimizer:
         """Clips the gradients, updates the weights and clears the gradients.
 
         Returns:
-            The norm of the gradient before clipping.
+            The norm of the whole gradient before clipping.
+
+        Raises:
+            GradientNotFinite: nothing was updated.
         """
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.config.grad_clip, error_if_nonfinite=True
-        )
+        parameters = [p for p in self.parameters.values() if p.grad is not None]
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = whole(total)
+        if not torch.isfinite(norm):
+            raise GradientNotFinite(step, float(norm))
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.grad_clip, total)
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate(step)
         self.adamw.step()
@@ -78,18 +103,15 @@ class Optimizer:
         return float(norm)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """The optimizer's state as named tensors: `parameter name/state name`."""
-        return {
-            f"{name}/{key}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self.adamw.state[parameter].items()
-        }
-
-    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_tensors` gave."""
-        for full_name, value in tensors.items():
-            name, _, key = full_name.rpartition("/")
-            parameter = self.parameters[name]
-            # AdamW keeps its step counter on the CPU.
-            place = value if key == "step" else value.to(parameter.device)
-            self.adamw.state[parameter][key] = place
+        """The optimizer's own state, `parameter name/state name`, sharded like the parameters:
+        what is copied into them is its state from then on. Zeros before the first step, as AdamW
+        itself begins."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            state = self.adamw.state[parameter]
+            if not state:
+                state["step"] = torch.tensor(0.0)  # AdamW keeps it on the CPU
+                state["exp_avg"] = torch.zeros_like(parameter, requires_grad=False)
+                state["exp_avg_sq"] = torch.zeros_like(parameter, requires_grad=False)
+            tensors |= {f"{name}/{key}": value for key, value in state.items()}
+        return tensors

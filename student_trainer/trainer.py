@@ -1,80 +1,63 @@
 """The on-policy training loop.
 
-A step samples groups, sends each one to be scored as soon as it is complete, waits for the scores,
-makes one or more updates, and publishes the student's weights to the teacher when that is due.
+A step takes groups that were sampled and sent to be scored, waits for their scores, makes one or
+more updates, and hands the student's new weights to the sampler and, when that is due, to the
+teacher. With `rollouts.max_staleness` above 0, groups of later steps are sampled before the scores
+of this one are waited for.
 """
 
 import dataclasses
 import json
 import logging
-import random
 import secrets
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
-from counterhint import CounterhintError, ScoringClient
+from counterhint import CounterhintError, ScoringClient, TeacherInfo
 from counterhint.errors import InputError, Unavailable
-from student_trainer.batches import Row, micro_batches, shuffled_parts
-from student_trainer.checkpoints import (
-    TrainingState,
-    latest_checkpoint,
-    load_checkpoint,
-    read_state,
-    save_checkpoint,
-)
-from student_trainer.evaluation import EvaluationLog, Evaluator
-from student_trainer.forward import StudentForward
-from student_trainer.groups import Group
-from student_trainer.hints import Hint, RolloutHints, choose_hints
-from student_trainer.losses import StudentLogProbs
-from student_trainer.metrics import (
-    RolloutFigures,
-    Stopwatch,
-    TokenClasses,
-    TokenSignals,
-    hint_metrics,
-    rollout_metrics,
-    signal_metrics,
-    token_texts,
-)
+from student_trainer.batches import Row
+from student_trainer.checkpoints import TrainingState, load_checkpoint, read_state, save_checkpoint
+from student_trainer.collection import Collector, StepRollouts
+from student_trainer.evaluation import Evaluator
+from student_trainer.forward import StudentForward, check_packing
+from student_trainer.hints import Hint
+from student_trainer.learning_guard import LearningGuard
+from student_trainer.measurement import StepMeasurement
+from student_trainer.metrics import Drift, Stopwatch
 from student_trainer.models import load_student
-from student_trainer.monitors import JsonlFile
 from student_trainer.optimizer import Optimizer
+from student_trainer.preemption import Preempted, stop_requests
 from student_trainer.prompts import Prompts
 from student_trainer.ranks import Ranks
-from student_trainer.recipe import Recipe, read_recipe_file
+from student_trainer.recipe import Recipe
+from student_trainer.resume import find_checkpoint
 from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
-from student_trainer.scoring import GroupScoring, PendingGroup, ScoringCounts
+from student_trainer.run_records import RunRecords
+from student_trainer.sampling_ahead import SamplingAhead
+from student_trainer.scoring import GroupScoring
 from student_trainer.seeds import derive_seed
-from student_trainer.sharding import shard
+from student_trainer.sharding import gathered, shard
+from student_trainer.starting_model import StartingModel
 from student_trainer.summary import summarize_run
 from student_trainer.tasks.base import Task
 from student_trainer.teacher_weights import TeacherWeights, prune_weights
+from student_trainer.update import Updater
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _ScoredGroup:
-    """A sampled group on its way through a step."""
-
-    group: Group
-    hints: Sequence[RolloutHints | None]
-    pending: PendingGroup | None = None
-    rows: dict[int, Row] = field(default_factory=dict)
-
-
 class Trainer:
     """One run of a recipe. Use it as a context manager: it holds connections and open files.
+
+    Under `torchrun` every process makes one, and they work together.
 
     Raises:
         InputError: something in the recipe cannot be used.
@@ -90,39 +73,29 @@ class Trainer:
 
     def _open(self) -> None:
         recipe = self.recipe
-        checkpoint = _find_checkpoint(recipe)
-        self._ranks = Ranks()
-        self._student = load_student(recipe.student, self._ranks)
+        self._ranks = ranks = Ranks()
+        self._resources.callback(ranks.close)
+        checkpoint = find_checkpoint(recipe)
+        ranks.wait()  # all have looked before the first one writes
+        self._method = recipe.method.build()
+        self._needs = self._method.needs
+        if recipe.metrics.signals and self._needs.reads != "nothing":
+            self._needs = dataclasses.replace(self._needs, sampled=True)
+        self._task = recipe.task.build()
+        self._student = load_student(recipe.student, ranks)
         self._forward = StudentForward(
             self._student.model,
             recipe.rollouts.temperature,
             gradient_checkpointing=recipe.student.gradient_checkpointing,
         )
-        shard(self._forward, self._student, self._ranks)
-        vocabulary = self._student.model.get_output_embeddings().weight.shape[0]
-        self._texts = token_texts(self._student.tokenizer, vocabulary)
-        self._classes = TokenClasses.read(recipe.metrics.token_classes, self._texts)
-        self._task = recipe.task.build()
-        self._prompts = Prompts(self._student.tokenizer, recipe.prompts, self._task.answer_format)
-        sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
-
-        def generator_for(task: Task) -> RolloutGenerator:
-            prompts = Prompts(self._student.tokenizer, recipe.prompts, task.answer_format)
-            return RolloutGenerator(self._student, sampler, task, prompts)
-
-        self._generator = generator_for(self._task)
-        self._evaluator = Evaluator(
-            recipe.evaluation,
-            self._task,
-            generator_for,
-            max_new_tokens=recipe.rollouts.max_new_tokens,
-            max_rows=recipe.rollouts.max_rows,
-            ranks=self._ranks,
-        )
-        self._method = recipe.method.build()
+        shard(self._forward, self._student, ranks)
+        if recipe.batch.packing:
+            check_packing(self._student.model)
+        self._sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
         self._optimizer = Optimizer(recipe.optimizer, self._student.trainable(), recipe.steps)
+        run_id = ranks.from_first(f"{recipe.run_dir.name}-{secrets.token_hex(4)}")
         self._state = (
-            TrainingState(f"{recipe.run_dir.name}-{secrets.token_hex(4)}", 0, 0.0, None, {})
+            TrainingState(run_id, 0, 0.0, None, {})
             if checkpoint is None
             else read_state(checkpoint)
         )
@@ -131,32 +104,69 @@ class Trainer:
             self._student,
             recipe.run_dir / "weights",
             self._state.run_id,
-            self._ranks,
+            ranks,
         )
+        self._named = deque([self._state.weights], maxlen=recipe.rollouts.max_staleness + 2)
         if checkpoint is not None:
             load_checkpoint(
-                checkpoint, self._student, self._optimizer, self._teacher_weights, self._ranks
+                checkpoint, self._student, self._optimizer, self._teacher_weights, ranks
             )
         if self._state.steps_done > recipe.steps:
             raise InputError(
                 f"steps is {recipe.steps}, but the run has taken {self._state.steps_done} already"
             )
-        self._idle_steps = 0
-        self._teacher_name: str | None = None
+        self._prompts = self._prompts_for(self._task)
         self._check_hints()
-        self._scoring = self._connect() if self._method.needs.reads != "nothing" else None
-        resumed_step = None if checkpoint is None else self._state.steps_done
-        recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        resolved = recipe.model_dump(mode="json")
-        (recipe.run_dir / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
-        self._rollout_log = JsonlFile(recipe.run_dir / "rollouts.jsonl")
-        self._resources.callback(self._rollout_log.close)
-        self._rollout_log.start(resumed_step)
-        self._evaluations = EvaluationLog(recipe.run_dir / "evaluations.jsonl")
-        self._resources.callback(self._evaluations.close)
-        self._evaluations.start(resumed_step)
-        self._monitors = self._resources.enter_context(recipe.monitors.build(recipe.run_dir))
-        self._monitors.start(resolved, recipe.steps, resumed_step)
+        self._teacher: TeacherInfo | None = None
+        self._scoring = None if self._needs.reads == "nothing" else self._connect()
+        self._start = (
+            StartingModel(recipe.student, recipe.rollouts.temperature, ranks)
+            if recipe.metrics.kl_to_start_every is not None
+            else None
+        )
+        self._records = RunRecords(
+            recipe, ranks, None if checkpoint is None else self._state.steps_done
+        )
+        self._resources.callback(self._records.close)
+        self._make_workers()
+
+    def _make_workers(self) -> None:
+        """Makes what samples, scores, updates and measures."""
+        recipe, ranks, progress = self.recipe, self._ranks, self._records.progress
+        self._evaluator = Evaluator(
+            recipe.evaluation,
+            self._task,
+            self._generator_for,
+            max_new_tokens=recipe.rollouts.max_new_tokens,
+            max_rows=recipe.rollouts.max_rows,
+            ranks=ranks,
+        )
+        generator = self._generator_for(self._task)
+        self._collector = Collector(
+            recipe, self._needs, self._task, generator, self._scoring, ranks, progress
+        )
+        self._ahead = SamplingAhead(
+            self._sample, recipe.rollouts.max_staleness, in_background=self._sampler.overlaps
+        )
+        self._resources.callback(self._ahead.close)
+        self._updater = Updater(
+            self._student,
+            self._forward,
+            self._method,
+            self._optimizer,
+            recipe.batch,
+            recipe.rollout_is,
+            recipe.entropy_bonus,
+            ranks,
+            progress,
+        )
+        self._guard = LearningGuard(
+            min(recipe.stop_after_unmixed_steps, recipe.steps), self._state.idle_steps
+        )
+        self._drift = Drift(self._state.totals)
+        self._measurement = StepMeasurement(
+            recipe, self._needs, self._student, self._task, ranks, self._drift
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -169,9 +179,15 @@ class Trainer:
     ) -> None:
         self._resources.close()
 
+    def _prompts_for(self, task: Task) -> Prompts:
+        return Prompts(self._student.tokenizer, self.recipe.prompts, task.answer_format)
+
+    def _generator_for(self, task: Task) -> RolloutGenerator:
+        return RolloutGenerator(self._student, self._sampler, task, self._prompts_for(task))
+
     def _check_hints(self) -> None:
         """Makes one hinted prompt, so that what cannot work shows before anything is sampled."""
-        if self._method.needs.reads == "nothing":
+        if self._needs.reads not in ("correct_hint", "both_hints"):
             return
         problem = self._task.train_problem(0)
         self._prompts.hinted(problem, Hint(problem.solution or problem.answer, problem.answer))
@@ -194,19 +210,18 @@ class Trainer:
             ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
         )
         try:
-            teacher = client.get_teacher(config.connect_timeout)
+            self._teacher = client.get_teacher(config.connect_timeout)
         except Unavailable as error:
             raise InputError(
                 f"scoring.address: no teacher or intake answered at {config.address} within "
                 f"{config.connect_timeout:g} s ({error.message}); start one with `counterhint "
                 "teacher serve` or `counterhint services run`"
             ) from error
-        self._teacher_name = teacher.model_id
         return GroupScoring(
             client,
-            teacher,
+            self._teacher,
             self._prompts,
-            self._method.needs,
+            self._needs,
             self.recipe.hints,
             config,
             self._student.fingerprint,
@@ -216,35 +231,46 @@ class Trainer:
         """Trains to the last step and writes `summary.json`.
 
         Returns:
-            The summary.
+            The summary; empty on other ranks than the first.
 
         Raises:
-            InputError: no group held right and wrong rollouts for too long.
+            InputError: there was nothing to learn from for too long.
             CounterhintError: a job ended with an error that trying again does not mend.
+            Preempted: SIGTERM came; the run can be resumed where it stands.
         """
         recipe = self.recipe
+        self._sampler.load_weights(self._student.full_tensors(), self._state.steps_done)
         if self._state.steps_done == 0:
-            self._monitors.log(self._with_evaluation({"step": 0}))
-        while self._state.steps_done < recipe.steps:
-            row = self._step()
-            if self._evaluation_due():
-                row = self._with_evaluation(row)
-            # The row first: a run that is killed in between takes the step again and replaces it.
-            self._monitors.log(row)
-            if self._state.steps_done % recipe.checkpoint.every == 0:
-                self._save()
-        if self._state.steps_done % recipe.checkpoint.every:
-            self._save()
-        if self._evaluations.last[0] != recipe.steps:  # resumed at its end, with fewer steps
-            self._with_evaluation({})
+            self._records.log(self._with_evaluation({"step": 0}))
+        with stop_requests() as stop:
+            while self._state.steps_done < recipe.steps:
+                row = self._step()
+                done, every = self._state.steps_done, recipe.evaluation.every
+                if done == recipe.steps or (every is not None and done % every == 0):
+                    row = self._with_evaluation(row)
+                # The row first: a run that is killed in between takes the step again and replaces
+                # it.
+                self._records.log(row)
+                stopping = self._ranks.largest(int(stop.made)) > 0
+                if stopping or done % recipe.checkpoint.every == 0 or done == recipe.steps:
+                    self._save()
+                if stopping and done < recipe.steps:
+                    raise Preempted
+        return self._summarize()
+
+    def _summarize(self) -> dict[str, Any]:
+        recipe = self.recipe
+        if self._ranks.from_first(self._records.evaluated_step) != recipe.steps:
+            self._with_evaluation({})  # resumed at its end, with fewer steps
+        if not self._ranks.first:
+            return {}
         summary = summarize_run(
             recipe.method.kind,
-            self._teacher_name,
+            None if self._teacher is None else self._teacher.model_id,
             self._state.steps_done,
             self._state.seconds,
             self._state.totals,
-            self._evaluations.first[1],
-            self._evaluations.last[1],
+            *self._records.evaluations(),
         )
         (recipe.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
@@ -253,181 +279,128 @@ class Trainer:
         """One training step; returns its metrics."""
         step, watch = self._state.steps_done, Stopwatch()
         began = time.perf_counter()
-        scored = self._sample(step, watch)
-        groups = [entry.group for entry in scored]
-        counts = self._collect_scores(scored, watch)
-        rows = [row for entry in scored for row in entry.rows.values()]
-        self._check_learning(groups, rows)
+        with watch.stage("sampling"):
+            rollouts = self._ahead.take(step, self._last_to_sample(step))
+        with watch.stage("scoring_wait"):
+            counts = self._collector.make_rows(rollouts)
         with watch.stage("update"):
-            metrics = self._update(step, rows) if rows else {}
-        self._log_rollouts(step + 1, scored)
-        self._state = dataclasses.replace(self._state, steps_done=step + 1)
-        with watch.stage("publish"):
-            self._refresh_teacher()
-        seconds = time.perf_counter() - began
-        self._add_totals(watch, {"training_seconds": seconds, **counts.totals()})
-        figures = RolloutFigures.of(
-            groups, [entry.hints for entry in scored], [entry.rows for entry in scored]
+            rows, importance = self._updater.corrected(rollouts.rows())
+            seed = derive_seed(self.recipe.seed, "updates", step)
+            update = self._updater.update(step, rows, seed)
+        with watch.stage("measurement"):
+            start = self._log_probs_at_start(step, rows)
+            figures = self._measurement.measure(
+                rollouts, counts, update, watch.seconds["update"], start
+            )
+            self._check_learning(rollouts, learned=update.get("optim/grad_norm", 0.0) > 0)
+            self._log_rollouts(step + 1, rollouts)
+        self._state = dataclasses.replace(
+            self._state, steps_done=step + 1, idle_steps=self._guard.idle_steps
         )
-        metrics |= rollout_metrics(figures)
-        if self._scoring is not None:
-            metrics |= counts.metrics() | hint_metrics(figures)
-            metrics |= signal_metrics(TokenSignals.of(rows), self._classes)
-        waited = watch.seconds.get("scoring_wait", 0.0)
-        tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+        with watch.stage("publish"):
+            self._hand_over()
+        seconds = time.perf_counter() - began
+        self._add_totals(
+            watch, {"training_seconds": seconds, **counts.totals()}, self._drift.totals()
+        )
+        waited = watch.seconds["scoring_wait"]
+        tokens = sum(
+            len(rollout.token_ids) for entry in rollouts.groups for rollout in entry.group.rollouts
+        )
         return {
             "step": step + 1,
             "time": self._state.seconds,
-            **metrics,
+            **update,
+            **importance,
+            **figures,
             "optim/lr": self._optimizer.learning_rate(step),
             "scoring/wait_seconds": waited,
             "scoring/wait_share": waited / seconds,
             "time/step_seconds": seconds,
             "time/sampling_seconds": watch.seconds["sampling"],
             "time/update_seconds": watch.seconds["update"],
-            "time/tokens_per_second": tokens / seconds,
+            "time/tokens_per_second": self._ranks.count * tokens / seconds,
         }
 
-    def _sample(self, step: int, watch: Stopwatch) -> list[_ScoredGroup]:
-        """Samples the step's groups; each is sent to be scored while the next are sampled."""
-        config = self.recipe.rollouts
-        first = step * config.prompts_per_step
-        problems = [self._task.train_problem(first + i) for i in range(config.prompts_per_step)]
-        scored: dict[int, _ScoredGroup] = {}
-        with watch.stage("sampling"):
-            request = config.request(derive_seed(self.recipe.seed, "rollouts", step))
-            for index, group in self._generator.groups(problems, request):
-                scored[index] = self._submit(step, index, group)
-                self._monitors.progress("sampling", len(scored), len(problems))
-        return [scored[index] for index in range(len(problems))]
+    def _sample(self, step: int) -> StepRollouts:
+        with self._whole_weights():
+            return self._collector.sample(step, self._state.run_id, self._state.weights)
 
-    def _submit(self, step: int, index: int, group: Group) -> _ScoredGroup:
-        if self._scoring is None:
-            return _ScoredGroup(group, [None] * len(group.rollouts))
-        source = random.Random(derive_seed(self.recipe.seed, "hints", step, index))
-        hints = choose_hints(group, self.recipe.hints, self._method.needs, source)
-        pending = self._scoring.submit(
-            run_id=self._state.run_id,
-            name=f"step-{step}/group-{index}",
-            group=group,
-            hints=hints,
-            weights=self._state.weights,
+    def _whole_weights(self) -> AbstractContextManager[None]:
+        """Within it, the built-in sampler can run although the student is sharded."""
+        sharded = self._ranks.count > 1 and self._sampler.reads_student
+        return gathered(self._forward) if sharded else nullcontext()
+
+    def _last_to_sample(self, step: int) -> int:
+        """Sampling does not run ahead over a checkpoint, so that a resumed run repeats it all."""
+        every = self.recipe.checkpoint.every
+        return min(self.recipe.steps, (step // every + 1) * every) - 1
+
+    def _log_probs_at_start(
+        self, step: int, rows: Sequence[Row]
+    ) -> list[NDArray[np.float32]] | None:
+        every = self.recipe.metrics.kl_to_start_every
+        if self._start is None or every is None or (step + 1) % every:
+            return None
+        return self._start.log_probs(rows, self.recipe.batch, self._records.progress)
+
+    def _check_learning(self, rollouts: StepRollouts, *, learned: bool) -> None:
+        groups = [entry.group for entry in rollouts.groups]
+        rewards = [rollout.reward for group in groups for rollout in group.rollouts]
+        sums = self._ranks.sum(
+            {
+                "mixed": float(sum(group.mixed for group in groups)),
+                "reward": float(sum(rewards)),
+                "rollouts": float(len(rewards)),
+            }
         )
-        return _ScoredGroup(group, hints, pending)
-
-    def _collect_scores(self, scored: Sequence[_ScoredGroup], watch: Stopwatch) -> ScoringCounts:
-        """Waits for the scores and makes the training rows; returns what the scoring took."""
-        plain = self._scoring is None or self.recipe.hints.without_hint == "plain"
-        counts = []
-        for done, entry in enumerate(scored):
-            hinted = {}
-            if entry.pending is not None:
-                self._monitors.progress("scoring", done, len(scored))
-                with watch.stage("scoring_wait"):
-                    outcome = entry.pending.result()
-                hinted, entry.hints = outcome.scores, outcome.hints
-                counts.append(outcome.counts)
-            advantages = entry.group.advantages()
-            for index, rollout in enumerate(entry.group.rollouts):
-                if plain or index in hinted:
-                    entry.rows[index] = Row(
-                        entry.group.prompt,
-                        rollout,
-                        float(advantages[index]),
-                        hinted.get(index),
-                        rollout.log_probs,
-                    )
-        return ScoringCounts.total(counts)
-
-    def _update(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
-        """One or more optimizer updates; metrics are means over them."""
-        config = self.recipe.batch
-        parts = shuffled_parts(
-            rows, config.updates_per_step, derive_seed(self.recipe.seed, "updates", step)
+        self._guard.check(
+            learned=learned, mixed=sums["mixed"] > 0, reward=sums["reward"] / sums["rollouts"]
         )
-        # The model stays in evaluation mode: dropout would part it from what was sampled.
-        metrics = [self._update_once(step, part) for part in parts if part]
-        return {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0]}
 
-    def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
-        student = self._student
-        pieces = list(micro_batches(rows, self.recipe.batch, student.device, step=step + 1))
-        counted = [self._method.totals(piece.targets) for piece in pieces]
-        totals = {key: sum(c[key] for c in counted[1:]) + counted[0][key] for key in counted[0]}
-        sums: dict[str, float] = {"optim/loss": 0.0}
-        for done, piece in enumerate(pieces):
-            self._monitors.progress("updating", done, len(pieces))
-            with student.autocast():
-                flat = self._forward(piece.tokens).sampled
-            part = self._method.loss(StudentLogProbs(piece.to_rows(flat)), piece.targets, totals)
-            part.loss.backward()
-            sums["optim/loss"] += part.loss.item()
-            for key, value in part.metrics.items():
-                sums[key] = sums.get(key, 0.0) + value.item()
-        return {**sums, "optim/grad_norm": self._optimizer.update(step)}
-
-    def _refresh_teacher(self) -> None:
+    def _hand_over(self) -> None:
+        """Gives the new weights to the sampler and, when that is due, to the teacher."""
+        done = self._state.steps_done
+        self._ahead.settle()
+        self._sampler.load_weights(self._student.full_tensors(), done)
         if self._scoring is None:
             return
-        weights = self._teacher_weights.after_step(self._student, self._state.steps_done)
+        weights = self._teacher_weights.after_step(self._student, done)
         if weights is not None:
             self._state = dataclasses.replace(self._state, weights=weights)
-
-    def _evaluation_due(self) -> bool:
-        done, every = self._state.steps_done, self.recipe.evaluation.every
-        return done == self.recipe.steps or (every is not None and done % every == 0)
+        self._named.append(self._state.weights)  # jobs of sampled steps may name those before
+        if weights is not None:
+            self._prune()
 
     def _with_evaluation(self, row: dict[str, float]) -> dict[str, float]:
         """Evaluates, with the same seed every time, and adds the outcome to a metrics row."""
         watch = Stopwatch()
-        with watch.stage("evaluation"):
+        with watch.stage("evaluation"), self._whole_weights():
             seed = derive_seed(self.recipe.seed, "evaluation")
-            evaluations = self._evaluator.run(seed, self._monitors.progress)
-        self._add_totals(watch, {})
-        self._evaluations.append(self._state.steps_done, evaluations)
+            evaluations = self._evaluator.run(seed, self._records.progress)
+        self._add_totals(watch, {}, {})
+        self._records.log_evaluation(self._state.steps_done, evaluations)
         return {**row, "time": self._state.seconds, **evaluations.row()}
 
-    def _check_learning(self, groups: Sequence[Group], rows: Sequence[Row]) -> None:
-        """Ends a run that has had nothing to learn from for too long."""
-        mixed = any(group.mixed for group in groups)
-        if mixed and rows:
-            self._idle_steps = 0
-            return
-        self._idle_steps += 1
-        bound = min(self.recipe.stop_after_unmixed_steps, self.recipe.steps)
-        if self._idle_steps < bound:
-            return
-        if mixed:
-            raise InputError(
-                f"no rollout of the last {bound} steps had both a right and a wrong hint, so there "
-                "is nothing to learn from: raise rollouts.group_size, check that wrong rollouts "
-                "give an answer that the verifier can read, or set hints.without_hint=plain"
-            )
-        reward = np.mean([rollout.reward for group in groups for rollout in group.rollouts])
-        raise InputError(
-            f"no group of the last {bound} steps held both right and wrong rollouts (pass rate "
-            f"{reward:.2f}), so there is nothing to learn from: make the task "
-            f"{'easier' if reward < 0.5 else 'harder'}, raise rollouts.group_size or "
-            "rollouts.temperature, or check that the prompt asks for the answer in the form that "
-            "the verifier reads"
-        )
-
-    def _log_rollouts(self, step: int, scored: Sequence[_ScoredGroup]) -> None:
+    def _log_rollouts(self, step: int, rollouts: StepRollouts) -> None:
         config = self.recipe.report
         if step % config.every and step not in (1, self.recipe.steps):
             return
-        rollouts = [
+        trained = [
             TrainedRollout(entry.group.problem, entry.hints[index], row)
-            for entry in scored
+            for entry in rollouts.groups
             for index, row in entry.rows.items()
         ]
-        for kept in logged_rollouts(
-            step, rollouts, self._texts, self._classes, self._method, config.rollouts
-        ):
-            self._rollout_log.append(kept)
+        texts, classes = self._measurement.texts, self._measurement.classes
+        self._records.log_rollouts(
+            logged_rollouts(step, trained, texts, classes, self._method, config.rollouts)
+        )
 
-    def _add_totals(self, watch: Stopwatch, counts: Mapping[str, float]) -> None:
-        totals = dict(self._state.totals)
+    def _add_totals(
+        self, watch: Stopwatch, counts: Mapping[str, float], kept: Mapping[str, float]
+    ) -> None:
+        """Adds seconds and counts to the run's totals; keeps other figures in them as they are."""
+        totals = {**self._state.totals, **kept}
         stages = {f"stage/{stage}": seconds for stage, seconds in watch.seconds.items()}
         for key, value in (*counts.items(), *stages.items()):
             totals[key] = totals.get(key, 0.0) + value
@@ -436,9 +409,8 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        folder = self.recipe.run_dir / "checkpoints"
         save_checkpoint(
-            folder,
+            self.recipe.run_dir / "checkpoints",
             self._state,
             self._student,
             self._optimizer,
@@ -446,53 +418,11 @@ class Trainer:
             self.recipe.checkpoint.keep,
             self._ranks,
         )
-        kept = [read_state(checkpoint).weights for checkpoint in folder.glob("step-*")]
-        prune_weights(self.recipe.run_dir / "weights", kept)
+        self._prune()
 
-
-_MAY_CHANGE = frozenset(
-    {"run_dir", "steps", "resume", "scoring", "checkpoint", "evaluation", "report"}
-)
-"""Keys of a recipe that a resumed run may have otherwise."""
-
-
-def _find_checkpoint(recipe: Recipe) -> Path | None:
-    """The checkpoint to go on from; None for a new run.
-
-    Raises:
-        InputError: the folder holds a run that the recipe does not say to resume, or another one.
-    """
-    if recipe.run_dir.is_file():
-        raise InputError(f"run_dir: {recipe.run_dir} is a file: name a folder")
-    if recipe.resume:
-        checkpoint = latest_checkpoint(recipe.run_dir / "checkpoints")
-        if checkpoint is None:
-            log.warning("no checkpoint in %s yet: the run starts over", recipe.run_dir)
-        else:
-            _check_same_run(recipe)
-        return checkpoint
-    if (recipe.run_dir / "metrics.jsonl").exists():
-        raise InputError(
-            f"run_dir: {recipe.run_dir} already holds a run: resume=true goes on with it, or "
-            "choose another folder"
-        )
-    return None
-
-
-def _check_same_run(recipe: Recipe) -> None:
-    """Refuses to go on with a run by other rules than it began with.
-
-    Raises:
-        InputError: naming the keys that differ.
-    """
-    file = recipe.run_dir / "recipe.yaml"
-    began = read_recipe_file(file)
-    now = recipe.model_dump(mode="json")
-    changed = sorted(
-        key for key in now.keys() - _MAY_CHANGE if began.get(key, now[key]) != now[key]
-    )
-    if changed:
-        raise InputError(
-            f"resume=true, but {', '.join(changed)} differ from {file}: give the values that the "
-            "run began with, or another run_dir"
-        )
+    def _prune(self) -> None:
+        """Removes published weights that neither a job nor a checkpoint names."""
+        if self._ranks.first:
+            checkpoints = (self.recipe.run_dir / "checkpoints").glob("step-*")
+            saved = [read_state(checkpoint).weights for checkpoint in checkpoints]
+            prune_weights(self.recipe.run_dir / "weights", [*saved, *self._named])

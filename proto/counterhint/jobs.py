@@ -37,9 +37,15 @@ class Weights:
     revision: str
     """Which of them; every score is stamped with it."""
     uri: str
-    """A safetensors file where teachers can read it (`file:///…`)."""
+    """A safetensors file where teachers can read it (`file:///…`): all tensors of a model of the
+    teacher's kind, or an adapter for the teacher's own model (see `ADAPTER_METADATA`)."""
     sha256: str
     """SHA-256 of that file, in hexadecimal."""
+
+
+ADAPTER_METADATA = "adapter_config"
+"""The key in a safetensors file's metadata that makes it an adapter: its value is the content of
+peft's `adapter_config.json` (LoRA), the tensors are those of `adapter_model.safetensors`."""
 
 
 @dataclass(frozen=True)

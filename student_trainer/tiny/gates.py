@@ -125,7 +125,8 @@ def _accuracy(
     prompts: Prompts,
     problems: int,
 ) -> float:
-    student = Student(model, tokenizer, tokenizer_fingerprint(tokenizer), torch.float32)
+    fingerprint = tokenizer_fingerprint(tokenizer)
+    student = Student(model, tokenizer, fingerprint, torch.float32, model.device)
     request = SamplingRequest(
         group_size=1,
         max_new_tokens=_LONGEST_STEP * task.config.operations + 3,

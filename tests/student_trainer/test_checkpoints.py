@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from counterhint import Weights
 from counterhint.errors import InputError
@@ -13,62 +14,141 @@ from student_trainer.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from student_trainer.lora import LoraConfig
 from student_trainer.models import Student, StudentConfig, load_student
 from student_trainer.optimizer import Optimizer, OptimizerConfig
+from student_trainer.ranks import Ranks
+from student_trainer.teacher_weights import EmaTeacherConfig, TeacherWeights
 
-STATE = TrainingState("run", 3, 1.5, Weights("run", "r", "file:///w", "00"), {"a": 1.0})
-
-
-def make_optimizer(student: Student) -> Optimizer:
-    named = dict(student.model.named_parameters())
-    return Optimizer(OptimizerConfig(lr=0.01), named, total_steps=9)
+STATE = TrainingState("run", 3, 1.5, Weights("run", "r", "file:///w", "00"), {"a": 1.0}, 2)
 
 
-def take_step(student: Student, optimizer: Optimizer) -> None:
-    for parameter in optimizer.parameters.values():
-        parameter.grad = torch.full_like(parameter, 0.3)
-    optimizer.update(0)
+class Run:
+    """What a checkpoint holds of a run of one process, with an average as teacher."""
+
+    def __init__(self, student: Student) -> None:
+        self.student = student
+        self.optimizer = Optimizer(OptimizerConfig(lr=0.01), student.trainable(), total_steps=9)
+        self.ranks = Ranks()
+        self.teacher = TeacherWeights(
+            EmaTeacherConfig(every=100), student, Path("unused"), "run", self.ranks
+        )
+
+    def step(self) -> None:
+        for name, parameter in self.optimizer.parameters.items():
+            seed = len(name)
+            generator = torch.Generator().manual_seed(seed)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        self.optimizer.update(0)
+        assert self.teacher.after_step(self.student, 1) is None
+
+    def save(self, folder: Path, state: TrainingState = STATE) -> Path:
+        return save_checkpoint(
+            folder, state, self.student, self.optimizer, self.teacher, 2, self.ranks
+        )
+
+    def load(self, checkpoint: Path) -> TrainingState:
+        return load_checkpoint(checkpoint, self.student, self.optimizer, self.teacher, self.ranks)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that is to survive, as copies."""
+        own = {f"model/{name}": value for name, value in self.student.trainable().items()}
+        optimizer = {
+            f"adam/{name}": value for name, value in self.optimizer.state_tensors().items()
+        }
+        average = {f"ema/{name}": value for name, value in self.teacher.state_tensors().items()}
+        return {name: value.detach().clone() for name, value in (own | optimizer | average).items()}
 
 
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
 def test_a_checkpoint_holds_everything(
-    student: Student, student_folder: Path, tmp_path: Path
+    student_folder: Path, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
-    optimizer = make_optimizer(student)
-    take_step(student, optimizer)
-    saved = save_checkpoint(tmp_path, STATE, student, optimizer, keep=2)
-    again = load_student(StudentConfig(model=student_folder, device="cpu"))
-    resumed = make_optimizer(again)
-    assert load_checkpoint(saved, again, resumed) == STATE
-    take_step(student, optimizer)
-    take_step(again, resumed)
-    for name, value in student.model.named_parameters():
-        assert torch.equal(value, again.model.get_parameter(name))
-    AutoModelForCausalLM.from_pretrained(saved)
+    config = StudentConfig(model=student_folder, device="cpu", lora=lora)
+    run = Run(load_student(config))
+    run.step()
+    run.step()
+    saved = run.save(tmp_path)
+    resumed = Run(load_student(config))
+    assert resumed.load(saved) == STATE
+    assert_equal(resumed.tensors(), run.tensors())
+    run.step()
+    resumed.step()
+    assert_equal(resumed.tensors(), run.tensors())
+
+
+def test_a_checkpoint_is_a_model_folder(student: Student, tmp_path: Path) -> None:
+    run = Run(student)
+    run.step()
+    again = AutoModelForCausalLM.from_pretrained(run.save(tmp_path))
+    assert_equal(dict(again.named_parameters()), dict(student.model.named_parameters()))
+    assert len(AutoTokenizer.from_pretrained(run.save(tmp_path))) == len(student.tokenizer)
+
+
+def test_a_checkpoint_of_an_adapter_is_one_for_peft(student_folder: Path, tmp_path: Path) -> None:
+    run = Run(
+        load_student(
+            StudentConfig(model=student_folder, device="cpu", lora=LoraConfig(rank=4, rslora=True))
+        )
+    )
+    run.step()
+    saved = run.save(tmp_path)
+    assert not (saved / "model.safetensors").exists()
+    base = AutoModelForCausalLM.from_pretrained(student_folder)
+    ids = torch.arange(3, 20)[None]
+    plain = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, saved)
+    ours = run.student.model(ids).logits
+    torch.testing.assert_close(adapted(ids).logits, ours, atol=1e-5, rtol=0)
+    assert (ours - plain).abs().max() > 0.01
 
 
 def test_the_newest_stay_and_the_newest_is_found(student: Student, tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
-    optimizer = make_optimizer(student)
-    take_step(student, optimizer)
+    run = Run(student)
     for step in (1, 2, 10):
-        state = dataclasses.replace(STATE, steps_done=step)
-        save_checkpoint(tmp_path, state, student, optimizer, keep=2)
+        run.save(tmp_path, dataclasses.replace(STATE, steps_done=step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000010"]
     newest = latest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "step-000010"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.safetensors",
+        "optimizer-00001-of-00001.safetensors",
+        "teacher-00001-of-00001.safetensors",
+        "state.json",
+    ],
+)
 def test_a_damaged_checkpoint_is_named(student: Student, tmp_path: Path, name: str) -> None:
-    optimizer = make_optimizer(student)
-    take_step(student, optimizer)
-    saved = save_checkpoint(tmp_path, STATE, student, optimizer, keep=2)
+    run = Run(student)
+    saved = run.save(tmp_path)
     (saved / name).write_bytes((saved / name).read_bytes()[:20])
     with pytest.raises(InputError, match="is damaged"):
-        load_checkpoint(saved, student, optimizer)
+        run.load(saved)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "teacher"])
+def test_a_part_that_is_missing_is_named(student: Student, tmp_path: Path, name: str) -> None:
+    run = Run(student)
+    saved = run.save(tmp_path)
+    file = saved / f"{name}-00001-of-00001.safetensors"
+    file.rename(saved / f"{name}-00001-of-00002.safetensors")
+    assert run.load(saved) == STATE  # a rank's file may have any number
+    (saved / f"{name}-00001-of-00002.safetensors").unlink()
+    with pytest.raises(InputError, match=rf"(is missing in )?{name}-\*\.safetensors( is missing)?"):
+        run.load(saved)
 
 
 def test_an_incomplete_checkpoint_is_named(student: Student, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.safetensors is missing"):
-        load_checkpoint(tmp_path, student, make_optimizer(student))
+    with pytest.raises(InputError, match=r"model\*\.safetensors is missing"):
+        Run(student).load(tmp_path)
