@@ -1,0 +1,223 @@
+"""What a step does to the student: passes over its rows, the loss, and the optimizer's update."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student_trainer.batches import (
+    BatchConfig,
+    MicroBatch,
+    Row,
+    TokenBatch,
+    micro_batches,
+    shuffled_parts,
+)
+from student_trainer.forward import StudentForward
+from student_trainer.importance import RolloutImportanceConfig, importance_weights
+from student_trainer.losses import Method, StudentLogProbs
+from student_trainer.models import Student
+from student_trainer.optimizer import Optimizer
+from student_trainer.ranks import Ranks
+from student_trainer.sharding import accumulating
+
+Progress = Callable[[str, int, int], None]
+
+
+class Updater:
+    """Makes the updates of a step, together with all ranks.
+
+    Every rank makes the same number of passes, since sharded weights are gathered in each of them:
+    a rank with fewer micro-batches fills up with passes that count nothing.
+
+    Args:
+        student: the model that is trained.
+        forward: its pass.
+        method: the loss.
+        optimizer: the update.
+        batch: how rows are cut.
+        importance: whether and how the sampler's log probs are corrected for.
+        entropy_bonus: weight of the student's mean entropy, which is subtracted from the loss.
+        ranks: the processes of the run.
+        progress: told how far a stage is.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        forward: StudentForward,
+        method: Method,
+        optimizer: Optimizer,
+        batch: BatchConfig,
+        importance: RolloutImportanceConfig,
+        entropy_bonus: float,
+        ranks: Ranks,
+        progress: Progress,
+    ) -> None:
+        self._student = student
+        self._forward = forward
+        self._method = method
+        self._optimizer = optimizer
+        self._batch = batch
+        self._importance = importance
+        self._entropy_bonus = entropy_bonus
+        self._ranks = ranks
+        self._progress = progress
+
+    def corrected(self, rows: Sequence[Row]) -> tuple[list[Row], dict[str, float]]:
+        """The rows with the trainer's own log probs and importance weights, where those are on.
+
+        Returns:
+            The rows, and metrics of the weights before truncation.
+        """
+        if self._importance.level == "off":
+            return list(rows), {}
+        fresh = response_log_probs(
+            self._student, self._forward, rows, self._batch, self._ranks, self._progress
+        )
+        corrected, ratios, changed = [], [], []
+        for row, log_probs in zip(rows, fresh, strict=True):
+            ratio, weights = importance_weights(log_probs, row.rollout.log_probs, self._importance)
+            ratios.append(ratio)
+            changed.append(ratio != weights)
+            corrected.append(dataclasses.replace(row, old_log_probs=log_probs, importance=weights))
+        return corrected, _ratio_metrics(ratios, changed, self._ranks)
+
+    def update(self, step: int, rows: Sequence[Row], seed: int) -> dict[str, float]:
+        """One or more optimizer updates; metrics are means over them.
+
+        Args:
+            step: the step, from 0.
+            rows: this rank's rows.
+            seed: decides which rows are in which update.
+
+        Returns:
+            The metrics; with `rollout/entropy` where the sampler gives no entropies. Empty when no
+            rank has rows.
+        """
+        parts = shuffled_parts(rows, self._batch.updates_per_step, seed)
+        made = [metrics for metrics in (self._update_once(step, part) for part in parts) if metrics]
+        return {key: float(np.mean([m[key] for m in made])) for key in made[0]} if made else {}
+
+    def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
+        pieces = list(micro_batches(rows, self._batch, self._student.device, step=step + 1))
+        passes = self._ranks.largest(len(pieces))
+        if not passes:
+            return {}
+        totals = self._totals(pieces)
+        measured = any(row.rollout.entropies is None for row in rows)
+        metrics: dict[str, float] = {}
+        for done in range(passes):
+            self._progress("updating", done, passes)
+            with accumulating(self._forward, last=done + 1 == passes), self._student.autocast():
+                if done < len(pieces):
+                    self._backward(pieces[done], totals, metrics, measured)
+                else:
+                    self._forward(idle_pass(self._student.device)).sampled.sum().mul(0.0).backward()
+        summed = self._ranks.sum(metrics)
+        return {**summed, "optim/grad_norm": self._optimizer.update(step)}
+
+    def _totals(self, pieces: Iterable[MicroBatch]) -> dict[str, Tensor]:
+        """What the loss is normalised by, over all pieces of all ranks."""
+        sums: dict[str, float] = {}
+        for piece in pieces:
+            add(sums, self._method.totals(piece.targets))
+            add(sums, {_ALL_TOKENS: piece.targets.mask.sum()})
+        device = self._student.device
+        return {
+            key: torch.tensor(value, device=device) for key, value in self._ranks.sum(sums).items()
+        }
+
+    def _backward(
+        self,
+        piece: MicroBatch,
+        totals: dict[str, Tensor],
+        metrics: dict[str, float],
+        measured: bool,
+    ) -> None:
+        """Adds a piece's gradient to the student's, and its metrics to the batch's."""
+        support = piece.targets.support_ids
+        scores = self._forward(
+            piece.tokens,
+            None if support is None else piece.to_flat(support),
+            entropy=measured or self._entropy_bonus > 0,
+        )
+        student = StudentLogProbs(
+            piece.to_rows(scores.sampled),
+            None if scores.support is None else piece.to_rows(scores.support),
+        )
+        part = self._method.loss(student, piece.targets, totals)
+        loss = part.loss
+        if scores.entropy is not None:
+            entropy = scores.entropy.sum() / totals[_ALL_TOKENS]
+            loss = loss - self._entropy_bonus * entropy
+            add(metrics, {"rollout/entropy": entropy} if measured else {})
+        loss.backward()
+        add(metrics, {"optim/loss": loss, **part.metrics})
+
+
+_ALL_TOKENS = "all_tokens"
+"""Key of the response tokens of a batch among its totals."""
+
+
+def add(sums: dict[str, float], values: Mapping[str, Tensor]) -> None:
+    """Adds scalars to sums by name."""
+    for key, value in values.items():
+        sums[key] = sums.get(key, 0.0) + value.item()
+
+
+@torch.no_grad()
+def response_log_probs(
+    student: Student,
+    forward: StudentForward,
+    rows: Sequence[Row],
+    batch: BatchConfig,
+    ranks: Ranks,
+    progress: Progress,
+) -> list[np.ndarray]:
+    """A model's log probs of each row's response, float32 `[T]` each, in the order of the rows."""
+    found: dict[int, np.ndarray] = {}
+    place = {id(row): index for index, row in enumerate(rows)}
+    pieces = list(micro_batches(rows, batch, student.device, step=1))
+    passes = ranks.largest(len(pieces))
+    for done in range(passes):
+        progress("log probs", done, passes)
+        with student.autocast():
+            if done >= len(pieces):
+                forward(idle_pass(student.device))
+                continue
+            values = pieces[done].to_rows(forward(pieces[done].tokens).sampled).cpu().numpy()
+        for row, log_probs in zip(pieces[done].rows, values, strict=True):
+            found[place[id(row)]] = log_probs[: len(row.rollout.token_ids)].copy()
+    return [found[index] for index in range(len(rows))]
+
+
+def idle_pass(device: torch.device) -> TokenBatch:
+    """The shortest possible batch, for a rank that has none left."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    one = torch.zeros(1, dtype=torch.long, device=device)
+    positions = torch.arange(2, device=device)[None]
+    return TokenBatch(ids, positions, None, predicting=one, targets=one)
+
+
+def _ratio_metrics(
+    ratios: Sequence[np.ndarray], changed: Sequence[np.ndarray], ranks: Ranks
+) -> dict[str, float]:
+    flat = np.concatenate([np.zeros(0, np.float32), *ratios])
+    total = ranks.sum(
+        {
+            "tokens": float(flat.size),
+            "ratio": float(flat.sum()),
+            "changed": float(sum(int(c.sum()) for c in changed)),
+        }
+    )
+    largest = max(ranks.gather(float(flat.max(initial=0.0))))
+    if not total["tokens"]:
+        return {}
+    return {
+        "importance/mean": total["ratio"] / total["tokens"],
+        "importance/max": largest,
+        "importance/changed_share": total["changed"] / total["tokens"],
+    }
