@@ -20,13 +20,16 @@ Liger = Literal["auto", "on", "off"]
 FLASH = "flash_attention_2"
 
 
-def apply_attention(model: PreTrainedModel, wanted: Attention, precision: torch.dtype) -> str:
+def apply_attention(
+    model: PreTrainedModel, wanted: Attention, precision: torch.dtype, device: torch.device
+) -> str:
     """Sets the attention's implementation.
 
     Args:
-        model: the model, on its device.
+        model: the model.
         wanted: which.
         precision: of the student's passes; flash attention exists in half precision only.
+        device: where the model will run; it may not be there yet.
 
     Returns:
         The implementation that the model has now.
@@ -34,7 +37,7 @@ def apply_attention(model: PreTrainedModel, wanted: Attention, precision: torch.
     Raises:
         InputError: it cannot be had here, or the model does not have it.
     """
-    obstacle = _flash_obstacle(model.device, precision)
+    obstacle = _flash_obstacle(device, precision)
     if wanted == "auto":
         if obstacle is None and model._supports_flash_attn:
             model.set_attn_implementation(FLASH)
@@ -64,15 +67,16 @@ def _flash_obstacle(device: torch.device, precision: torch.dtype) -> str | None:
     return None
 
 
-def apply_liger(model: PreTrainedModel, wanted: Liger) -> bool:
+def apply_liger(model: PreTrainedModel, wanted: Liger, device: torch.device) -> bool:
     """Replaces normalisation, rotary embedding and MLP of a model's layers by Liger's kernels.
 
     Its fused loss is not used: the trainer has its own (`log_probs`). The kernels replace classes
     of transformers too, so models of the same family that are loaded later have them as well.
 
     Args:
-        model: the model, on its device.
+        model: the model.
         wanted: whether.
+        device: where the model will run; it may not be there yet.
 
     Returns:
         Whether the model has them now.
@@ -82,7 +86,7 @@ def apply_liger(model: PreTrainedModel, wanted: Liger) -> bool:
     """
     if wanted == "off":
         return False
-    obstacle = _liger_obstacle(model)
+    obstacle = _liger_obstacle(model, device)
     if obstacle is not None:
         if wanted == "on":
             raise InputError(f"student.liger is on, but {obstacle}")
@@ -91,10 +95,10 @@ def apply_liger(model: PreTrainedModel, wanted: Liger) -> bool:
     return True
 
 
-def _liger_obstacle(model: PreTrainedModel) -> str | None:
+def _liger_obstacle(model: PreTrainedModel, device: torch.device) -> str | None:
     """Why Liger cannot be used, with the remedy."""
-    if model.device.type != "cuda":
-        return f"the student runs on {model.device.type}: its kernels need a GPU; set it to auto"
+    if device.type != "cuda":
+        return f"the student runs on {device.type}: its kernels need a GPU; set it to auto"
     if find_spec("liger_kernel") is None:
         return "it is not installed: pip install liger-kernel, or set it to auto"
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from counterhint import tokenizer_fingerprint
 from counterhint.errors import InputError
+from student_trainer.acceleration import Attention, Liger, apply_attention, apply_liger
 from student_trainer.config import Config
 from student_trainer.lora import (
     ADAPTER,
@@ -46,6 +47,12 @@ class StudentConfig(Config):
     """Precision of the forward and backward passes; weights and optimizer stay in float32."""
     gradient_checkpointing: bool = False
     """Keeps only each layer's input for the backward pass and computes the layer anew there."""
+    attention: Attention = "auto"
+    """Implementation of the attention; auto takes flash attention where it is installed and fits
+    (GPU, bfloat16), else what transformers takes for the model."""
+    liger: Liger = "auto"
+    """Whether Liger's kernels replace parts of the layers; auto: on a GPU, where the package
+    `liger-kernel` is installed and knows the model."""
     lora: LoraConfig | None = None
     """Trains a low-rank adapter in place of the whole model."""
 
@@ -171,13 +178,16 @@ def _assembled(config: StudentConfig, model: PreTrainedModel, device: torch.devi
     """The student of a model, with its tokenizer, and its adapter where it has one."""
     with _readable(config.model):
         tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    apply_attention(model, config.attention, dtype, device)
+    apply_liger(model, config.liger, device)
     if config.lora is not None:
         add_adapter(model, config.lora, config.model)
     return Student(
         model,
         tokenizer,
         tokenizer_fingerprint(tokenizer),
-        getattr(torch, config.dtype),
+        dtype,
         device,
         config.model,
         config.lora,
@@ -218,7 +228,6 @@ def read_model(folder: Path) -> PreTrainedModel:
         model, report = loader.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             local_files_only=True,
             output_loading_info=True,
         )
@@ -247,9 +256,7 @@ def _without_weights(folder: Path) -> PreTrainedModel:
     with _readable(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="sdpa"
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.eval()
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
