@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 class TrackioConfig(Config):
-    """Figures for trackio, on this machine alone; `TRACKIO_DIR=<dir> trackio show` shows them."""
+    """Figures for trackio, on this machine alone; `TRACKIO_DIR=<dir> trackio show` shows them.
+
+    Where a Hugging Face token is stored, trackio asks the hub for the user's name when a run
+    starts; HF_HUB_OFFLINE=1 keeps it from that.
+    """
 
     project: str = Field("counterhint", min_length=1)
     """Project that the run belongs to."""

@@ -1,51 +1,133 @@
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from student_trainer.batches import Row
 from student_trainer.hints import HintConfig, choose_hints
-from student_trainer.losses import GrpoConfig, RlcsdConfig
-from student_trainer.models import Student
-from student_trainer.rollout_log import logged_rollouts
+from student_trainer.losses import (
+    GrpoConfig,
+    Method,
+    OpdConfig,
+    OpsdConfig,
+    RlcsdConfig,
+    RlsdConfig,
+    TeacherNeeds,
+)
+from student_trainer.metrics import TokenClasses
+from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.scoring import TeacherScores
-from tests.student_trainer.rollouts_of import NEEDS, make_group
+from tests.student_trainer.rollouts_of import make_group
+
+TEXTS = [f" w{index}" for index in range(64)]
+CLASSES = TokenClasses(("style", "task", "other"), np.array([2] * 5 + [0] + [1] * 58, np.int8))
 
 
-def make_entries(verdicts: str) -> list[tuple]:  # type: ignore[type-arg]
+def trained(verdicts: str, needs: TeacherNeeds, unscored: bool = False) -> list[TrainedRollout]:
+    """Rollouts of one group with the scores that a method asks for; the first token of every
+    response counts as not scored when `unscored` is set."""
     group = make_group(verdicts)
-    hints = choose_hints(group, HintConfig(max_wrong=2), NEEDS, random.Random(0))
-    entries = []
-    for index, chosen in enumerate(hints):
-        if chosen is None:
-            continue
-        wrong = np.full((len(chosen.wrong), 3), -0.75, dtype=np.float32)
-        hinted = TeacherScores(np.ones(3, bool), np.full(3, -0.25, dtype=np.float32), wrong)
-        advantage = 1.0 if verdicts[index] == "r" else -1.0
-        rollout = group.rollouts[index]
-        row = Row(group.prompt, rollout, advantage, hinted, rollout.log_probs)
-        entries.append((group, index, chosen, row))
-    return entries
+    hints = choose_hints(group, HintConfig(max_wrong=2), needs, random.Random(0))
+    rollouts = []
+    for rollout, chosen in zip(group.rollouts, hints, strict=True):
+        sampled = np.array([np.nan if unscored else -0.25, -0.25, -0.25], np.float32)
+        scores = TeacherScores(
+            ~np.isnan(sampled),
+            sampled if needs.sampled else None,
+            np.stack([sampled - 0.5] * len(chosen.wrong)) if chosen and chosen.wrong else None,
+        )
+        reads = needs.reads == "problem" or chosen is not None
+        advantage = 1.0 if rollout.verdict.correct else -1.0
+        row = Row(group.prompt, rollout, advantage, scores if reads else None, rollout.log_probs)
+        rollouts.append(TrainedRollout(group.problem, chosen, row))
+    return rollouts
 
 
-def test_right_and_wrong_ones_by_turns_with_their_signal(student: Student) -> None:
+def logged(rollouts: list[TrainedRollout], method: Method, count: int) -> list[dict[str, Any]]:
+    rows = list(logged_rollouts(5, rollouts, TEXTS, CLASSES, method, count))
+    json.dumps(rows, allow_nan=False)
+    return rows
+
+
+def test_right_and_wrong_ones_by_turns_with_their_signal() -> None:
     method = RlcsdConfig(tau=1.0).build()
-    rows = list(logged_rollouts(5, make_entries("rrrwww"), student, method, 4))
+    rows = logged(trained("rrrwww", method.needs), method, 4)
     assert [row["correct"] for row in rows] == [True, False, True, False]
     for row in rows:
         assert row["step"] == 5
+        assert row["tokens"] == [TEXTS[token] for token in row["token_ids"]]
+        assert row["token_classes"] == ["style", "task", "other"]
         assert row["e_ctr"] == pytest.approx([0.5] * 3)
         assert row["e_c"] == pytest.approx([0.25] * 3)
         expected = row["advantage"] + 0.5 * np.tanh(0.5)
         assert row["modulated"] == pytest.approx([expected] * 3, abs=1e-4)
         assert row["selected"] == [True] * 3
-        assert "".join(row["tokens"]).replace(" ", "")
-    json.dumps(rows, allow_nan=False)
+        assert len(row["hint_texts"]["wrong"]) == len(row["wrong_hints"]) == 2
 
 
-def test_rollouts_of_one_side_only_are_kept_as_well(student: Student) -> None:
-    entries = [entry for entry in make_entries("rwww") if not entry[0].rollouts[entry[1]].reward]
-    rows = list(logged_rollouts(1, entries, student, GrpoConfig().build(), 2))
-    assert [row["correct"] for row in rows] == [False, False]
+def test_a_method_without_a_teacher_logs_text_and_advantage() -> None:
+    method = GrpoConfig().build()
+    rows = logged(trained("rwww", method.needs), method, 2)
+    assert [row["correct"] for row in rows] == [True, False]
+    assert set(rows[0]) == {
+        "step",
+        "problem_id",
+        "problem",
+        "answer",
+        "response_answer",
+        "correct",
+        "advantage",
+        "tokens",
+        "token_ids",
+        "token_classes",
+        "student",
+    }
+
+
+def test_a_method_without_wrong_hints_logs_the_one_sided_signal() -> None:
+    method = RlsdConfig().build()
+    (row,) = logged(trained("rw", method.needs), method, 1)
+    assert row["e_c"] == pytest.approx([0.25] * 3)
+    assert row["hint_texts"]["wrong"] == []
+    assert "e_ctr" not in row
+    assert "wrong_hints" not in row
+    assert not row["correct"]  # the only one with a hint
+    assert row["modulated"][0] != row["advantage"]
+    assert row["selected"] == [True] * 3
+
+
+def test_a_method_without_hints_logs_the_gap_to_its_teacher() -> None:
+    method = OpdConfig().build()
+    rows = logged(trained("rw", method.needs), method, 2)
+    assert [row["e_c"] for row in rows] == [pytest.approx([0.25] * 3)] * 2
+    assert "hint_texts" not in rows[0]
     assert "modulated" not in rows[0]
+
+
+def test_support_scores_are_not_logged() -> None:
+    method = OpsdConfig().build()
+    assert method.needs.teacher_top_k
+    (row, *_) = logged(trained("rrw", method.needs), method, 1)
+    assert "hint_texts" in row
+    assert not {"e_c", "e_ctr", "correct_hint", "support"} & set(row)
+
+
+def test_tokens_without_a_number_have_none() -> None:
+    method = RlcsdConfig().build()
+    (row,) = logged(trained("rrww", method.needs, unscored=True), method, 1)
+    assert row["correct_hint"] == row["e_c"][:1] + [-0.25] * 2
+    assert row["e_ctr"] == [None, 0.5, 0.5]
+    assert row["wrong_hints"][0][0] is None
+    assert row["selected"] == [False, True, True]
+    assert row["modulated"][0] == row["advantage"]
+
+
+def test_scored_rollouts_come_first() -> None:
+    method = RlcsdConfig().build()
+    rollouts = trained("rwww", method.needs)  # the right one has no right sibling
+    assert rollouts[0].row.teacher is None
+    rows = logged(rollouts, method, 4)
+    assert [row["correct"] for row in rows] == [False, False, False, True]
+    assert "e_ctr" not in rows[3]

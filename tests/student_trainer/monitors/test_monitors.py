@@ -54,10 +54,11 @@ def test_monitors_are_closed_when_the_run_fails() -> None:
     assert calls == [("a", "close")]
 
 
-def test_importing_the_monitors_loads_neither_torch_nor_tensorboard() -> None:
+def test_importing_the_monitors_loads_none_of_the_libraries_behind_them() -> None:
     program = (
         "import sys, student_trainer.monitors, student_trainer.report;"
-        "print([name for name in ('torch', 'tensorboard') if name in sys.modules])"
+        "libraries = ('torch', 'tensorboard', 'wandb', 'trackio');"
+        "print([name for name in libraries if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
