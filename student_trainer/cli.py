@@ -1,11 +1,12 @@
 """The trainer's commands."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -18,6 +19,10 @@ class Train(Command):
 
     example: counterhint train recipes/tiny.yaml run_dir=runs/mine optimizer.lr=2e-4
              counterhint train recipes/tiny.yaml run_dir=runs/mine resume=true
+             counterhint train recipes/tiny.yaml include=recipes/methods/sdpo.yaml
+             torchrun --nproc-per-node 8 --no-python counterhint train recipes/tiny.yaml
+
+    SIGTERM ends it after the step under way, with a checkpoint to resume from and exit code 143.
 
     Values: key=value > environment (COUNTERHINT_TRAIN_OPTIMIZER__LR=2e-4) > the recipe.
     """
@@ -40,6 +45,8 @@ class Train(Command):
 
         with Trainer(recipe) as trainer:
             summary = trainer.run()
+        if not summary:  # another rank than the first of a run under torchrun
+            return EXIT_DONE
         before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
         print(
             f"Held-out accuracy {before:.3f} → {after:.3f} "
@@ -104,19 +111,19 @@ class ServeSampler(Command):
 
     example:
       counterhint sampler serve --model models/student --weights-dir runs/pushed \
-        --listen 127.0.0.1:50061 --engine-args '{"dtype": "bfloat16", "tensor_parallel_size": 2}'
+        --listen 127.0.0.1:50061 dtype=bfloat16 tensor_parallel_size=2
     """
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SAMPLER_")
 
+    engine_args: CliPositionalArg[list[str]] = Field([])
+    """name=value: vLLM's engine arguments by their names in Python, values in YAML."""
     model: Path
     """Folder of the student's model in transformers format."""
     weights_dir: Path
     """Folder that pushed weights are read from: the recipe's rollouts.sampler.weights_dir."""
     listen: str = "127.0.0.1:50061"
     """host:port (port 0: any free one) or unix:///path."""
-    engine_args: dict[str, Any] = Field({})
-    """vLLM's engine arguments by their names in Python, as JSON."""
     insecure: bool = False
     """Permit plaintext on an address that is not this machine's loopback."""
 
@@ -125,12 +132,13 @@ class ServeSampler(Command):
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from student_trainer.rollouts.sampling_service import SamplingServerOptions, serve
+        from student_trainer.rollouts.vllm_requests import parse_engine_arguments
 
         options = SamplingServerOptions(
             model=self.model,
             listen=self.listen,
             weights_dir=self.weights_dir,
-            engine_args=self.engine_args,
+            engine_args=parse_engine_arguments(self.engine_args),
             insecure=self.insecure,
         )
         asyncio.run(serve(options, lambda line: print(line, flush=True)))
@@ -172,3 +180,52 @@ class VerifyLosses(Command):
             f"gradient {gradient:.1e}; at most {TOLERANCE:.0e} passes."
         )
         return EXIT_DONE if passed else EXIT_NEGATIVE
+
+
+class BenchLoss(Command):
+    """Measure memory and time of the log probs, forward and backward, against the whole softmax.
+
+    example:
+      counterhint bench loss --json
+      counterhint bench loss --vocab 32000 --tokens 2048 --support 64 --entropy
+
+    With the defaults the naive way takes about 8 GB.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_BENCH_LOSS_")
+
+    vocab: int = Field(151_936, ge=2)
+    """Tokens of the vocabulary."""
+    tokens: int = Field(4096, ge=1)
+    """Response tokens of the micro-batch."""
+    hidden: int = Field(512, ge=1)
+    """Hidden size of the model."""
+    support: int = Field(0, ge=0)
+    """Support tokens a position whose log probs the loss uses as well."""
+    entropy: bool = False
+    """Whether the loss uses the entropy as well."""
+    repeats: int = Field(1, ge=1)
+    """Rounds after the first one; medians are shown."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+    json_: bool = Field(False, alias="json")
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Measures and prints."""
+        from student_trainer.bench_loss import LossSize, bench_loss
+
+        size = LossSize(
+            self.vocab, self.tokens, self.hidden, self.support, self.entropy, self.device
+        )
+        figures = dataclasses.asdict(bench_loss(size, self.repeats))
+        if self.json_:
+            print(json.dumps(figures))
+        else:
+            for name, value in figures.items():
+                print(
+                    f"{name:>16}  {value:,.4g}"
+                    if isinstance(value, float)
+                    else f"{name:>16}  {value:,}"
+                )
+        return EXIT_DONE
