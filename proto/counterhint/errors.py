@@ -61,10 +61,12 @@ class TokenizerMismatch(CounterhintError):
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
-    def __init__(self, ours: str, teachers: str) -> None:
+    def __init__(
+        self, ours: str, teachers: str, remedy: str = "use a teacher with the student's tokenizer"
+    ) -> None:
         super().__init__(
             f"the token ids were made with tokenizer {ours or '(none named)'}, but the teacher's "
-            f"is {teachers}: use a teacher with the student's tokenizer",
+            f"is {teachers}: {remedy}",
             reason="TOKENIZER_MISMATCH",
             details={"requested": ours, "teacher": teachers},
         )

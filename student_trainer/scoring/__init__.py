@@ -4,6 +4,7 @@ from student_trainer.scoring.config import ScoringConfig
 from student_trainer.scoring.counts import ScoringCounts
 from student_trainer.scoring.group_scoring import GroupScoring, PendingGroup, ScoredGroup
 from student_trainer.scoring.scores import TeacherScores
+from student_trainer.scoring.tokenizers import StudentTokens
 
 __all__ = [
     "GroupScoring",
@@ -11,5 +12,6 @@ __all__ = [
     "ScoredGroup",
     "ScoringConfig",
     "ScoringCounts",
+    "StudentTokens",
     "TeacherScores",
 ]

@@ -1,5 +1,7 @@
 """Where and how rollouts are scored."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from student_trainer.config import Config
@@ -17,3 +19,7 @@ class ScoringConfig(Config):
     max_rescores: int = Field(3, ge=0)
     """How often a group is scored again whose scores came back under two weights revisions, before
     the run ends."""
+    teacher_tokenizer: Path | None = None
+    """Folder of the teacher's tokenizer with its chat template, for a teacher whose tokenizer or
+    chat template is not the student's. It makes what the teacher reads; where tokenizers differ,
+    responses are rewritten in the teacher's tokens and aligned by their bytes."""

@@ -32,8 +32,10 @@ class ScoringCounts:
     """Rollouts that have no hints, where the method reads hints."""
     tokens: int = 0
     """Response tokens of the rollouts to score."""
+    tokens_aligned: int = 0
+    """How many of them the teacher's tokens cover exactly: all, where it has the same tokenizer."""
     tokens_scored: int = 0
-    """How many of them have numbers: the share that is aligned, when tokenizers differ."""
+    """How many of them have numbers."""
     rollouts_missing: int = 0
     """Rollouts left out because the teacher gave no numbers at all for one of their pairs."""
 
@@ -58,6 +60,7 @@ class ScoringCounts:
             "scoring/jobs": self.jobs,
             "scoring/rescored": self.rescored,
             "scoring/rollouts_missing": self.rollouts_missing,
+            "scoring/tokens_aligned_share": _share(self.tokens_aligned, self.tokens),
             "scoring/tokens_scored_share": _share(self.tokens_scored, self.tokens),
             "hints/unhinted": self.unhinted,
             "hints/too_long": self.hints_too_long,

@@ -6,18 +6,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from counterhint import AsyncScoringClient, Scores, ScoringClient, TeacherInfo, Weights
-from counterhint.errors import EngineFailure, InputError, TokenizerMismatch
+from counterhint.errors import EngineFailure, InputError
 from counterhint.tensors import TokenIds
 from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, RolloutHints
 from student_trainer.losses import TeacherNeeds
 from student_trainer.prompts import Prompts
+from student_trainer.scoring.alignment import AlignedResponse
 from student_trainer.scoring.config import ScoringConfig
 from student_trainer.scoring.counts import ScoringCounts
 from student_trainer.scoring.jobs import JobFields, Pair, build_jobs
 from student_trainer.scoring.pairs import Key, pairs_to_score, read_scores, with_support
 from student_trainer.scoring.scores import TeacherScores
 from student_trainer.scoring.shortening import HintedContexts, hinted_contexts
+from student_trainer.scoring.tokenizers import StudentTokens, teacher_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,14 @@ class PendingGroup:
         self,
         needs: TeacherNeeds,
         group: Group,
+        aligned: Sequence[AlignedResponse] | None,
         contexts: HintedContexts,
         pairs: Mapping[Key, Pair],
         answers: Future[_Answers],
     ) -> None:
         self._needs = needs
         self._group = group
+        self._aligned = aligned
         self._contexts = contexts
         self._pairs = pairs
         self._answers = answers
@@ -69,6 +73,11 @@ class PendingGroup:
         scores = read_scores(self._needs, self._group, self._pairs, answers.scores)
         rollouts, contexts = self._group.rollouts, self._contexts
         asked = {index for index, _ in self._pairs}
+        tokens = aligned_tokens = sum(len(rollouts[index].token_ids) for index in asked)
+        if self._aligned is not None:
+            aligned_tokens = sum(int(self._aligned[index].aligned.sum()) for index in asked)
+            ours = {index: self._aligned[index].to_student(one) for index, one in scores.items()}
+            scores = {index: one for index, one in ours.items() if one.scored.any()}
         hinted = self._needs.reads != "problem"
         counts = replace(
             answers.cost,
@@ -79,7 +88,8 @@ class PendingGroup:
             hint_tokens_cut=contexts.tokens_cut,
             hints_too_long=contexts.dropped,
             unhinted=len(rollouts) - len(asked) if hinted else 0,
-            tokens=sum(len(rollouts[index].token_ids) for index in asked),
+            tokens=tokens,
+            tokens_aligned=aligned_tokens,
             tokens_scored=sum(int(one.scored.sum()) for one in scores.values()),
             rollouts_missing=len(asked) - len(scores),
         )
@@ -95,12 +105,16 @@ class GroupScoring:
         prompts: makes the contexts.
         needs: what the method needs; `reads` must not be "nothing".
         hints: what happens to hints that are too long.
-        config: how often a group may be scored again.
-        fingerprint: of the student's tokenizer.
+        config: how often a group may be scored again; the teacher's tokenizer, if it is another.
+        student: the student's tokenizer, its fingerprint, and the tokens that end a response.
+        method: the method's name, for what is said about its needs.
 
     Raises:
-        InputError: the teacher gives fewer top-k entries than the method needs.
-        TokenizerMismatch: the teacher has another tokenizer.
+        InputError: the teacher gives fewer top-k entries than the method needs, or has another
+            tokenizer and the method needs more than log probs of sampled tokens, or the folder in
+            `scoring.teacher_tokenizer` cannot be used.
+        TokenizerMismatch: the teacher has another tokenizer, which is not given, or not the one
+            that is given.
     """
 
     def __init__(
@@ -111,27 +125,27 @@ class GroupScoring:
         needs: TeacherNeeds,
         hints: HintConfig,
         config: ScoringConfig,
-        fingerprint: str,
+        student: StudentTokens,
+        method: str,
     ) -> None:
         if needs.reads == "nothing":
             raise ValueError("the method needs no teacher, so there is nothing to score")
         if needs.teacher_top_k and needs.student_top_k:
             raise ValueError("a method compares distributions on one support, not on two")
-        if teacher.tokenizer_fingerprint != fingerprint:
-            raise TokenizerMismatch(fingerprint, teacher.tokenizer_fingerprint)
         if needs.teacher_top_k > teacher.max_top_k:
             raise InputError(
-                f"the method needs the teacher's {needs.teacher_top_k} most probable tokens, but "
-                f"the teacher gives at most {teacher.max_top_k}: lower the method's top_k, or "
+                f"{method} needs the teacher's {needs.teacher_top_k} most probable tokens, but "
+                f"the teacher gives at most {teacher.max_top_k}: lower method.top_k, or "
                 "start the teacher with a larger --max-top-k"
             )
         self._client = client
         self._teacher = teacher
-        self._prompts = prompts
+        self._prompts, self._aligner = teacher_side(
+            config, teacher, prompts, needs, student, method
+        )
         self._needs = needs
         self._hints = hints
         self._max_rescores = config.max_rescores
-        self._fingerprint = fingerprint
 
     def submit(
         self,
@@ -155,7 +169,12 @@ class GroupScoring:
             InputError: a context and its response are longer than the teacher takes, or a single
                 one of them is too large for a job.
         """
-        longest = max(len(rollout.token_ids) for rollout in group.rollouts)
+        aligned = None
+        responses = [rollout.token_ids for rollout in group.rollouts]
+        if self._aligner is not None:
+            aligned = [self._aligner.align(response) for response in responses]
+            responses = [response.token_ids for response in aligned]
+        longest = max(len(response) for response in responses)
         room = self._teacher.max_model_len - longest - 1
         hinted = hinted_contexts(group.problem, hints, self._prompts, self._hints, room)
         contexts: dict[int, Sequence[TokenIds]]
@@ -168,13 +187,16 @@ class GroupScoring:
                 for index, chosen in enumerate(hinted.hints)
                 if chosen is not None
             }
-        pairs = pairs_to_score(self._needs, group, contexts)
-        fields = JobFields(run_id, name, self._fingerprint, weights)
+        # What holds nothing but special tokens is empty for a teacher with another tokenizer.
+        contexts = {index: places for index, places in contexts.items() if len(responses[index])}
+        pairs = pairs_to_score(self._needs, group, contexts, responses)
+        fields = JobFields(run_id, name, self._teacher.tokenizer_fingerprint, weights)
 
         async def work(client: AsyncScoringClient) -> _Answers:
             return await self._score(client, pairs, fields)
 
-        return PendingGroup(self._needs, group, hinted, pairs, self._client.start(work))
+        answers = self._client.start(work)
+        return PendingGroup(self._needs, group, aligned, hinted, pairs, answers)
 
     def _plain(self, group: Group, room: int) -> TokenIds:
         context = self._prompts.teacher_plain(group.problem)

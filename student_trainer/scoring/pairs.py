@@ -23,7 +23,10 @@ Key: TypeAlias = tuple[int, int]
 
 
 def pairs_to_score(
-    needs: TeacherNeeds, group: Group, contexts: Mapping[int, Sequence[TokenIds]]
+    needs: TeacherNeeds,
+    group: Group,
+    contexts: Mapping[int, Sequence[TokenIds]],
+    responses: Sequence[TokenIds],
 ) -> dict[Key, Pair]:
     """The pairs of a group, each asked for no more than the method needs of it.
 
@@ -34,6 +37,7 @@ def pairs_to_score(
         needs: what the method needs.
         group: the group.
         contexts: of each rollout that is to be scored: what stands at place 0, 1, …
+        responses: of each rollout, in the teacher's tokens.
     """
     at_first = Outputs(
         sampled=needs.sampled,
@@ -47,13 +51,12 @@ def pairs_to_score(
     )
     pairs = {}
     for index, places in contexts.items():
-        rollout = group.rollouts[index]
-        ids = _student_top_k(rollout, needs.student_top_k)
+        ids = _student_top_k(group.rollouts[index], needs.student_top_k)
         for place, context in enumerate(places):
             outputs = (at_first, at_first_wrong)[place] if place < 2 else at_wrong
             if outputs.sampled or outputs.top_k or outputs.given or outputs.entropy:
                 given = ids if outputs.given else None
-                pairs[index, place] = Pair(context, rollout.token_ids, outputs, given)
+                pairs[index, place] = Pair(context, responses[index], outputs, given)
     return pairs
 
 

@@ -10,7 +10,7 @@ from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import TeacherNeeds
 from student_trainer.prompts import PromptConfig, Prompts
-from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig
+from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig, StudentTokens
 from tests.student_trainer.scoring.teacher_in_thread import Teacher, serve
 from tests.tiny_models import write_tokenizer
 
@@ -47,7 +47,8 @@ def score(prompts: Prompts, tmp_path: Path) -> Score:
                 needs,
                 hints,
                 ScoringConfig(**config),
-                "f" * 64,
+                StudentTokens(prompts.tokenizer, "f" * 64, [2]),
+                "rlcsd",
             )
             pending = [
                 scoring.submit(

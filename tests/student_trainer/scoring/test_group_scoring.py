@@ -12,7 +12,7 @@ from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import TeacherNeeds
 from student_trainer.prompts import Prompts
-from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig
+from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig, StudentTokens
 from tests.student_trainer.rollouts_of import NEEDS, make_group
 from tests.student_trainer.scoring.teacher_in_thread import Teacher, number, serve, top_k_of
 
@@ -320,7 +320,8 @@ def test_a_failed_job_fails_its_group_alone(score: Score, prompts: Prompts, tmp_
             NEEDS,
             HintConfig(),
             ScoringConfig(),
-            "f" * 64,
+            StudentTokens(prompts.tokenizer, "f" * 64, [2]),
+            "rlcsd",
         )
         bad, good = (
             scoring.submit(run_id="run", name=name, group=group, hints=hints, weights=None)
