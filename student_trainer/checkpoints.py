@@ -10,6 +10,8 @@ no state: every step draws from its own seed. Tensors are stored as safetensors,
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,26 +128,44 @@ def load_checkpoint(
     Raises:
         InputError: the checkpoint does not fit the student, or lacks a file.
     """
-    stem = "model" if student.lora is None else "adapter_model"
-    for needed in (f"{stem}*.safetensors", "optimizer-*.safetensors", "state.json"):
+    load_model(checkpoint, student, ranks)
+    for needed in ("optimizer-*.safetensors", "state.json"):
         if not any(checkpoint.glob(needed)):
             raise InputError(f"{checkpoint} is no checkpoint: {needed} is missing")
-    try:
+    with _reading(checkpoint):
         state = read_state(checkpoint)
+        load_shards(checkpoint, "optimizer", optimizer.state_tensors())
+        load_shards(checkpoint, "teacher", teacher.state_tensors())
+    return state
+
+
+def load_model(checkpoint: Path, student: Student, ranks: Ranks) -> None:
+    """Puts the student's weights, or its adapter's, where the checkpoint left them. Collective.
+
+    Raises:
+        InputError: the folder holds none, or those of another model.
+    """
+    stem = "model" if student.lora is None else "adapter_model"
+    if not any(checkpoint.glob(f"{stem}*.safetensors")):
+        raise InputError(f"{checkpoint} is no checkpoint: {stem}*.safetensors is missing")
+    with _reading(checkpoint):
         if student.lora is None:
             load_weights(student, checkpoint, ranks)
         else:
             adapter = load_file(checkpoint / "adapter_model.safetensors")
             for name, parameter in student.trainable().items():
                 place(parameter, adapter[file_name(name)], ranks)
-        load_shards(checkpoint, "optimizer", optimizer.state_tensors())
-        load_shards(checkpoint, "teacher", teacher.state_tensors())
+
+
+@contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(
             f"{checkpoint} is damaged, or of another model than student.model: {error}; remove the "
             "folder to go on from the checkpoint before it, or give the run's own student.model"
         ) from error
-    return state
 
 
 def read_state(checkpoint: Path) -> TrainingState:
