@@ -83,7 +83,11 @@ class TerminalMonitor(Monitor):
 
     def _line(self, row: Mapping[str, float]) -> str:
         parts = [f"step {self._step}/{self._total_steps}"]
-        parts += [f"{label} {form(row[key])}" for key, label, form in _LINE if key in row]
+        parts += [
+            f"{label} {form(row[key])}"
+            for key, label, form in _LINE
+            if key in row and (row[key] or key not in _UNLESS_ZERO)
+        ]
         left = self._seconds_left()
         if left is not None:
             parts.append(f"left {_clock(left)}")
@@ -134,7 +138,7 @@ class TerminalMonitor(Monitor):
         figures = Table.grid(padding=(0, 2))
         figures.add_row(Text("accuracy", style="dim"), Text(self._accuracy()))
         for key, (label, form) in _FIGURES.items():
-            if key in self._latest:
+            if key in self._latest and (self._latest[key] or key not in _UNLESS_ZERO):
                 figures.add_row(Text(label, style="dim"), Text(form(self._latest[key])))
         if self._console.width < _WIDE:
             return Group(courses, figures)
@@ -183,8 +187,10 @@ _SPARKLINES: dict[str, tuple[str, Callable[[float], str]]] = {
     "rollout/entropy": ("entropy", _number),
 }
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "drift/kl_to_start": ("KL to start", _number),
     "hints/coverage": ("hint coverage", _percent),
     "scoring/wait_share": ("scoring wait", _percent),
+    "staleness/mean": ("staleness", _number),
     "time/tokens_per_second": ("tokens/s", _number),
 }
 _LINE = (
@@ -192,7 +198,11 @@ _LINE = (
     ("rollout/reward", "reward", _number),
     ("rollout/length", "length", _number),
     ("rollout/entropy", "entropy", _number),
+    ("drift/kl_to_start", "KL", _number),
     ("hints/coverage", "hints", _percent),
     ("scoring/wait_share", "wait", _percent),
+    ("staleness/mean", "stale", _number),
     ("time/tokens_per_second", "tokens/s", _number),
 )
+_UNLESS_ZERO = {"scoring/wait_share", "staleness/mean"}
+"""Figures that only say something where there is scoring, or sampling that runs ahead."""

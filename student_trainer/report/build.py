@@ -13,12 +13,13 @@ import yaml
 from student_trainer.report.charts import charts_html
 from student_trainer.report.formatting import duration, number, percent
 from student_trainer.report.outcome import Outcome, headline, in_plain_words, read_outcome
-from student_trainer.report.run_folder import RunFolder, read_run_folder, read_token_classes
+from student_trainer.report.run_folder import RunFolder, read_run_folder
 from student_trainer.report.token_signals import (
     OTHER,
     ClassMean,
     choose_rollouts,
     class_means,
+    has_signal,
     page_data,
 )
 
@@ -49,8 +50,10 @@ def write_report(run_dir: Path) -> Path:
         figures=_figures(outcome),
         curves=curves,
         missing_curves=_missing_curves(missing),
-        note=_note(run) if rollouts else "",
-        classes=_classes(run) if rollouts else "",
+        rollouts_title=_rollouts_title(run),
+        about_signals=_about_signals(run),
+        note=_note(run) if has_signal(rollouts, "e_c") else "",
+        classes=_classes(run),
         rollouts_note=_rollouts_note(len(rollouts), len(run.rollouts)),
         rollouts_hidden="" if rollouts else "hidden",
         tokens=_tokens(outcome),
@@ -141,42 +144,82 @@ def _missing_curves(titles: Sequence[str]) -> str:
     return f'<p class="absent">Not recorded in this run: {escape(names)}.</p>'
 
 
+def _rollouts_title(run: RunFolder) -> str:
+    return "Where the signal falls" if has_signal(run.rollouts, "e_c") else "What it wrote"
+
+
+def _about_signals(run: RunFolder) -> str:
+    """What the signals are that this run's rollouts carry."""
+    contrast, one_sided = (has_signal(run.rollouts, signal) for signal in ("e_ctr", "e_c"))
+    words = []
+    if contrast:
+        words.append(
+            "The <b>contrast</b> <i>e</i><sub>ctr</sub> asks of each token how much more likely "
+            "the teacher finds it under a correct hint than under wrong ones."
+        )
+    if one_sided and run.setting("method.kind") == "opd":
+        words.append(
+            "The signal <i>e</i><sub>c</sub> is the teacher’s log prob of each token less the "
+            "student’s; both read the problem alone."
+        )
+    elif one_sided:
+        words.append(
+            "The <b>one-sided</b> signal <i>e</i><sub>c</sub> compares the teacher under the "
+            "correct hint with the student without one, and so also reacts to wording that any "
+            "hint changes."
+        )
+    return f'<p class="about">{" ".join(words)}</p>' if words else ""
+
+
 def _classes(run: RunFolder) -> str:
     """Mean |signal| by token class, in words and as a table."""
-    classes = read_token_classes(run)
-    if classes is None:
-        named = run.setting("report.token_classes")
-        if named is None:
-            return ""
-        return f'<p class="absent">The token classes in {escape(str(named))} are not there.</p>'
-    means = class_means(run.rollouts, classes)
+    means = class_means(run.rollouts)
     if not means:
-        return '<p class="absent">No rollout carries both signals, so there are no means.</p>'
-    named_means = [mean for mean in means if mean.name != OTHER]
-    main = max(named_means or means, key=lambda mean: mean.contrast_share)
-    top_contrast = max(mean.contrast for mean in means)
+        return ""
+    contrasts = [mean.contrast for mean in means if mean.contrast is not None]
+    named = [mean for mean in means if mean.name != OTHER] or means
+    if contrasts:
+        main = max(named, key=lambda mean: mean.contrast_share or 0.0)
+        words = (
+            f"{percent(main.contrast_share or 0.0)} of the contrast falls on {escape(main.name)} "
+            f"tokens, against {percent(main.one_sided_share)} of the one-sided signal."
+        )
+    else:
+        main = max(named, key=lambda mean: mean.one_sided_share)
+        words = (
+            f"{percent(main.one_sided_share)} of the one-sided signal falls on "
+            f"{escape(main.name)} tokens."
+        )
+    top_contrast = max(contrasts, default=None)
     top_one_sided = max(mean.one_sided for mean in means)
     rows = "".join(_class_row(mean, top_contrast, top_one_sided) for mean in means)
+    contrast_head = '<th scope="col">mean |e_ctr|</th><th scope="col">share</th>'
     return (
-        f"<p>{percent(main.contrast_share)} of the contrast falls on {escape(main.name)} tokens, "
-        f"against {percent(main.one_sided_share)} of the one-sided signal. Means per token over "
-        "all rollouts kept, and each kind’s share of a signal’s total:</p>"
-        '<div class="scroll"><table class="classes"><thead><tr><th scope="col">tokens</th>'
-        '<th scope="col">number</th><th scope="col">mean |e_ctr|</th><th scope="col">share</th>'
+        f"<p>{words} Means per token over all rollouts kept, and each kind’s share of a signal’s "
+        'total:</p><div class="scroll"><table class="classes"><thead><tr>'
+        '<th scope="col">tokens</th><th scope="col">number</th>'
+        f"{contrast_head if contrasts else ''}"
         '<th scope="col">mean |e_c|</th><th scope="col">share</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _class_row(mean: ClassMean, top_contrast: float, top_one_sided: float) -> str:
-    def cell(value: float, top: float) -> str:
+def _class_row(mean: ClassMean, top_contrast: float | None, top_one_sided: float) -> str:
+    def cells(value: float | None, share: float | None, top: float) -> str:
+        if value is None or share is None:
+            return "<td>–</td><td>–</td>"
         width = 100 * value / top if top else 0
-        return f'<td><span class="bar" style="--w:{width:.1f}%">{number(value)}</span></td>'
+        return (
+            f'<td><span class="bar" style="--w:{width:.1f}%">{number(value)}</span></td>'
+            f"<td>{percent(share)}</td>"
+        )
 
+    contrast = (
+        "" if top_contrast is None else cells(mean.contrast, mean.contrast_share, top_contrast)
+    )
     return (
         f'<tr><th scope="row">{escape(mean.name)}</th><td>{number(mean.tokens)}</td>'
-        f"{cell(mean.contrast, top_contrast)}<td>{percent(mean.contrast_share)}</td>"
-        f"{cell(mean.one_sided, top_one_sided)}<td>{percent(mean.one_sided_share)}</td></tr>"
+        f"{contrast}{cells(mean.one_sided, mean.one_sided_share, top_one_sided)}</tr>"
     )
 
 
@@ -188,10 +231,7 @@ def _note(run: RunFolder) -> str:
 
 def _rollouts_note(shown: int, kept: int) -> str:
     if kept == 0:
-        return (
-            '<p class="absent">This run kept no rollouts with token signals. A method without '
-            "hints (such as grpo) has none.</p>"
-        )
+        return '<p class="absent">This run kept no rollouts.</p>'
     if shown < kept:
         return (
             f"<p>{number(shown)} of the {number(kept)} rollouts kept, evenly spread over the run; "

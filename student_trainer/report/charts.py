@@ -38,6 +38,9 @@ class Chart:
     lines: tuple[Line, ...]
     from_zero: bool = True
     """Whether the vertical axis begins at 0; else it spans the values."""
+    always: bool = False
+    """Whether every run has it, so that it is worth a word when it is absent. The others are left
+    out where a run has no figures for them, or nothing but zeros."""
 
 
 CHARTS = (
@@ -46,23 +49,56 @@ CHARTS = (
         "mean over sampled answers, ± 1 standard error",
         (Line("eval/accuracy", "accuracy", "eval/stderr"),),
         from_zero=False,
+        always=True,
     ),
     Chart(
-        "Reward", "share of sampled rollouts that are right", (Line("rollout/reward", "reward"),)
+        "Reward",
+        "share of sampled rollouts that are right",
+        (Line("rollout/reward", "reward"),),
+        always=True,
     ),
     Chart(
         "Mixed groups",
         "share of groups with right and wrong rollouts",
         (Line("rollout/mixed_groups", "mixed groups"),),
+        always=True,
     ),
     Chart(
         "Response length",
         "tokens per rollout",
         (Line("rollout/length", "tokens"),),
         from_zero=False,
+        always=True,
     ),
-    Chart("Entropy", "nats per token", (Line("rollout/entropy", "nats"),)),
-    Chart("Gradient norm", "before clipping", (Line("optim/grad_norm", "norm"),)),
+    Chart(
+        "Length by outcome",
+        "tokens per rollout",
+        (Line("rollout/length_right", "right"), Line("rollout/length_wrong", "wrong")),
+        from_zero=False,
+    ),
+    Chart(
+        "Truncated",
+        "share of rollouts that ran into the length limit",
+        (Line("rollout/truncated_share", "truncated"),),
+    ),
+    Chart("Entropy", "nats per token", (Line("rollout/entropy", "nats"),), always=True),
+    Chart(
+        "Drift",
+        "length and entropy as multiples of the first step’s",
+        (Line("drift/length", "length"), Line("drift/entropy", "entropy")),
+        from_zero=False,
+    ),
+    Chart(
+        "KL to the start",
+        "nats per token from the weights that the run began with",
+        (Line("drift/kl_to_start", "nats"),),
+    ),
+    Chart("Gradient norm", "before clipping", (Line("optim/grad_norm", "norm"),), always=True),
+    Chart(
+        "Clipped tokens",
+        "share whose ratio left the clip range",
+        (Line("optim/clip_fraction", "clipped"),),
+    ),
     Chart(
         "Hint coverage",
         "share of rollouts with a legal hint on both sides",
@@ -79,6 +115,45 @@ CHARTS = (
         (Line("signal/contrast_abs", "|e_ctr|"), Line("signal/one_sided_abs", "|e_c|")),
     ),
     Chart(
+        "Contrast by token class",
+        "mean |e_ctr| per token",
+        (Line("signal/contrast_abs/task", "task"), Line("signal/contrast_abs/style", "style")),
+    ),
+    Chart(
+        "One-sided by token class",
+        "mean |e_c| per token",
+        (Line("signal/one_sided_abs/task", "task"), Line("signal/one_sided_abs/style", "style")),
+    ),
+    Chart(
+        "Style’s share of the signals",
+        "of the sum over all tokens",
+        (
+            Line("signal/contrast_share/style", "|e_ctr|"),
+            Line("signal/one_sided_share/style", "|e_c|"),
+        ),
+    ),
+    Chart(
+        "Right from wrong",
+        "AUC of the signals on values of steps; 0.5 is chance",
+        (Line("signal/auc_contrast", "e_ctr"), Line("signal/auc_one_sided", "e_c")),
+        from_zero=False,
+    ),
+    Chart(
+        "Staleness",
+        "updates between the weights that sampled and those that learn",
+        (Line("staleness/mean", "mean"), Line("staleness/max", "largest")),
+    ),
+    Chart(
+        "Importance weights",
+        "share of tokens cut to the threshold or masked",
+        (Line("importance/changed_share", "changed"),),
+    ),
+    Chart(
+        "Shortened hints",
+        "share of hints cut to fit the teacher’s context",
+        (Line("hints/cut_share", "shortened"),),
+    ),
+    Chart(
         "Scoring wait",
         "share of the step that waited for scores",
         (Line("scoring/wait_share", "waiting"),),
@@ -87,8 +162,14 @@ CHARTS = (
         "Throughput",
         "response tokens per second",
         (Line("time/tokens_per_second", "tokens/s"),),
+        always=True,
     ),
-    Chart("Step time", "seconds per step", (Line("time/step_seconds", "seconds"),)),
+    Chart(
+        "GPU utilisation",
+        "model FLOPs of the updates over the GPUs’ peak",
+        (Line("time/mfu", "utilisation"),),
+    ),
+    Chart("Step time", "seconds per step", (Line("time/step_seconds", "seconds"),), always=True),
 )
 
 
@@ -96,14 +177,16 @@ def charts_html(run: RunFolder) -> tuple[str, list[str]]:
     """Draw the charts that the run has figures for.
 
     Returns:
-        The figures' HTML, and the titles of the charts that there is nothing to draw in.
+        The figures' HTML, and the titles of those charts that every run should have and this one
+        has no figures for.
     """
     last_step = max(run.metrics[-1]["step"], 1)
     drawn, missing = [], []
     for chart in CHARTS:
-        if any(run.points(line.key) for line in chart.lines):
+        points = [point for line in chart.lines for point in run.points(line.key)]
+        if points and (chart.always or any(value for _, value in points)):
             drawn.append(_figure(chart, run, last_step))
-        else:
+        elif chart.always:
             missing.append(chart.title)
     return "\n".join(drawn), missing
 
@@ -144,7 +227,7 @@ def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
     legend = "".join(
         f'<span class="key s{index}">{escape(line.label)}</span>'
         for index, line in enumerate(chart.lines)
-        if len(chart.lines) > 1
+        if len(chart.lines) > 1 and points[line]
     )
     data = {
         "x": [_LEFT, _WIDTH - _RIGHT],

@@ -1,7 +1,9 @@
 """What came of a run: the figures at its head, and what they mean in plain words."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from student_trainer.report.formatting import counted, number, percent
 from student_trainer.report.run_folder import RunFolder
@@ -10,6 +12,18 @@ _METHODS = {
     "grpo": "the verifier's reward alone, the same for every token of a rollout",
     "rlcsd": "the verifier's reward, modulated token by token by the contrast between a correct "
     "and wrong hints",
+    "rlsd": "the verifier's reward, weighted token by token by how much a correct hint changes the "
+    "teacher's mind",
+    "rlsd_ectr": "the verifier's reward, weighted token by token by the contrast between a correct "
+    "and a wrong hint",
+    "opsd": "the teacher's distribution under a correct hint, token by token",
+    "opsd_ectr": "the teacher's distribution under a correct hint, pushed away from the one under "
+    "a wrong hint",
+    "sdpo": "the teacher's distribution under a correct hint, on the student's most probable "
+    "tokens",
+    "srpo": "the verifier's reward where a rollout did better than its group, and the teacher's "
+    "distribution under a correct hint where it did not",
+    "opd": "the distribution of a teacher that reads no hint",
 }
 _CLEAR = 2.0
 """Standard errors from which on a difference is called more than chance (about 95%)."""
@@ -43,6 +57,8 @@ class Outcome:
     finished: bool
     before: Accuracy | None
     after: Accuracy | None
+    change_stderr: float | None
+    """Standard error of the change in accuracy, problem by problem."""
     length: Change | None
     """Response length in tokens."""
     entropy: Change | None
@@ -73,6 +89,7 @@ def read_outcome(run: RunFolder) -> Outcome:
         finished=bool(run.summary),
         before=evaluations[0] if evaluations else None,
         after=evaluations[-1] if len(evaluations) > 1 else None,
+        change_stderr=_paired_stderr(run),
         length=_change(run, "response_length", "eval/length", "rollout/length"),
         entropy=_change(run, "entropy", "eval/entropy", "rollout/entropy"),
         tokens_naive=_total(run, "tokens_naive"),
@@ -121,7 +138,7 @@ def _accuracy_in_words(outcome: Outcome) -> str:
             "it takes a second one to say whether training helped."
         )
     gain = after.share - before.share
-    stderr = math.hypot(before.stderr, after.stderr)
+    stderr = outcome.change_stderr or math.hypot(before.stderr, after.stderr)
     amount = counted(round(100 * abs(gain), 1), "percentage point")
     steps = counted(outcome.steps, "step")
     over = f", over {number(after.samples)} sampled answers" if after.samples else ""
@@ -149,6 +166,13 @@ def _accuracy_in_words(outcome: Outcome) -> str:
 def _accuracy(row: dict[str, float]) -> Accuracy:
     samples = int(row["eval/samples"]) if "eval/samples" in row else None
     return Accuracy(int(row["step"]), row["eval/accuracy"], row.get("eval/stderr", 0.0), samples)
+
+
+def _paired_stderr(run: RunFolder) -> float | None:
+    """From the comparison of the same problems before and after, which the summary has."""
+    changes: Mapping[str, Any] = run.summary.get("changes", {}).get("heldout", {})
+    stderr: float | None = changes.get("accuracy", {}).get("stderr")
+    return stderr
 
 
 def _change(run: RunFolder, summary_key: str, *metrics: str) -> Change | None:

@@ -67,26 +67,6 @@ def read_run_folder(path: Path) -> RunFolder:
     )
 
 
-def read_token_classes(run: RunFolder) -> Mapping[str, list[str]] | None:
-    """The token texts of each class, from the YAML file that the recipe's
-    `report.token_classes` names.
-
-    Returns:
-        Class name → token texts; None when the recipe names no file or the file is not there
-        (a run's folder may have been moved to another machine).
-
-    Raises:
-        InputError: The file is not a mapping of names to lists of texts.
-    """
-    named = run.setting("report.token_classes")
-    if named is None or not (file := Path(named)).is_file():
-        return None
-    classes = _read_mapping(file, yaml.safe_load, yaml.YAMLError)
-    if not all(isinstance(texts, list) for texts in classes.values()):
-        raise InputError(f"{file}: each token class must be a list of token texts")
-    return {name: [str(text) for text in texts] for name, texts in classes.items()}
-
-
 def _read_mapping(path: Path, parse: Any, parse_error: type[Exception]) -> Mapping[str, Any]:
     if not path.exists():
         return {}

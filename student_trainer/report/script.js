@@ -93,7 +93,13 @@
 
   const { rollouts, scales } = JSON.parse(byId("data").textContent);
   if (rollouts.length === 0) return;
-  const SIGNALS = ["e_ctr", "e_c"];
+  // The signals that this run's rollouts carry; without any, the text stands in one plain panel.
+  const SIGNALS = ["e_ctr", "e_c"].filter((signal) => scales[signal] !== null);
+  const PANELS = SIGNALS.length ? SIGNALS : ["text"];
+  for (const name of ["e_ctr", "e_c", "text"]) byId(`panel-${name}`).hidden = !PANELS.includes(name);
+  byId("panels").classList.toggle("single", PANELS.length === 1);
+  byId("scale-choice").hidden = SIGNALS.length < 2;
+  byId("marks").hidden = SIGNALS.length === 0;
   const pick = {
     step: byId("pick-step"),
     outcome: byId("pick-outcome"),
@@ -153,16 +159,20 @@
       fact("Tokens", number(rollout.tokens.length)),
     );
     byId("problem").textContent = rollout.problem;
-    const scored = rollout.e_ctr.some((value) => value !== null);
-    byId("no-signal").hidden = scored;
+    byId("no-signal").hidden = SIGNALS.every((signal) => some(rollout[signal]));
     byId("no-signal").textContent =
-      "No token of this rollout has a contrast: it had no legal hint on one of the sides.";
-    for (const signal of SIGNALS) showTokens(rollout, signal);
+      "The teacher did not score this rollout: there was no legal hint for it.";
+    byId("mark-selected").hidden = !some(rollout.selected);
+    for (const name of PANELS) showTokens(rollout, name);
     showHints(rollout);
     focusToken(strongest(rollout), null);
-    const panel = byId("tokens-e_ctr");
+    const panel = byId(`tokens-${PANELS[0]}`);
     panel.scrollTop = panel.querySelector(".current").offsetTop - panel.clientHeight / 2;
     updateButtons();
+  }
+
+  function some(values) {
+    return values.some((value) => value !== null);
   }
 
   function fact(name, value) {
@@ -174,14 +184,17 @@
     return byId("one-scale").checked && known.length ? Math.max(...known) : scales[signal];
   }
 
-  function showTokens(rollout, signal) {
-    const scale = scaleOf(signal);
-    const [low, high] = byId(`legend-${signal}`).querySelectorAll("span");
-    low.textContent = scale ? number(-scale) : "";
-    high.textContent = scale ? `+${number(scale)}` : "";
-    byId(`tokens-${signal}`).replaceChildren(
+  function showTokens(rollout, panel) {
+    const coloured = SIGNALS.includes(panel);
+    const scale = coloured ? scaleOf(panel) : null;
+    if (coloured) {
+      const [low, high] = byId(`legend-${panel}`).querySelectorAll("span");
+      low.textContent = scale ? number(-scale) : "";
+      high.textContent = scale ? `+${number(scale)}` : "";
+    }
+    byId(`tokens-${panel}`).replaceChildren(
       ...rollout.tokens.flatMap((text, index) => {
-        const value = rollout[signal][index];
+        const value = coloured ? rollout[panel][index] : 0;
         const shown = visible(text.replace(/^ +| +$/g, "") || text);
         const token = element("span", { className: "token", tabIndex: -1 }, shown);
         token.dataset.index = index;
@@ -191,7 +204,8 @@
         if (rollout.selected[index]) token.classList.add("selected");
         const share = scale ? Math.min(Math.abs(value ?? 0) / scale, 1) : 0;
         token.style.setProperty("--share", `${(100 * share).toFixed(1)}%`);
-        token.setAttribute("aria-label", `${text.trim() || "blank"}: ${number(value)}`);
+        const name = text.trim() || "blank";
+        token.setAttribute("aria-label", coloured ? `${name}: ${number(value)}` : name);
         token.setAttribute("role", "button");
         return text.includes("\n") ? [token, element("br")] : [token];
       }),
@@ -205,19 +219,20 @@
   }
 
   function strongest(rollout) {
-    const sizes = rollout.e_ctr.map((value) => Math.abs(value ?? 0));
+    if (SIGNALS.length === 0) return 0;
+    const sizes = rollout[SIGNALS[0]].map((value) => Math.abs(value ?? 0));
     return sizes.indexOf(Math.max(...sizes));
   }
 
   /** Shows a token's figures, marks it in both panels, and focuses it in `panel` if given. */
   function focusToken(index, panel) {
     const rollout = rollouts[current];
-    for (const signal of SIGNALS) {
-      for (const token of byId(`tokens-${signal}`).querySelectorAll(".token")) {
+    for (const name of PANELS) {
+      for (const token of byId(`tokens-${name}`).querySelectorAll(".token")) {
         const here = +token.dataset.index === index;
         token.classList.toggle("current", here);
         token.tabIndex = here ? 0 : -1;
-        if (here && panel === byId(`tokens-${signal}`)) token.focus();
+        if (here && panel === byId(`tokens-${name}`)) token.focus();
       }
     }
     byId("token").replaceChildren(
@@ -231,11 +246,13 @@
   }
 
   function branches(rollout, index) {
+    const hinted = rollout.hints.correct !== null;
     const rows = [
-      ["student, no hint", rollout.student[index]],
-      ["correct hint", rollout.correct_hint[index]],
-      ...rollout.wrong_hints.map((branch, k) => [`wrong hint ${k + 1}`, branch[index]]),
-    ].map(([name, value]) => {
+      [hinted ? "student, no hint" : "student", rollout.student],
+      [hinted ? "correct hint" : "teacher", rollout.correct_hint],
+      ...rollout.wrong_hints.map((branch, k) => [`wrong hint ${k + 1}`, branch]),
+    ].filter(([, branch]) => some(branch)).map(([name, branch]) => {
+      const value = branch[index];
       const missing = value === null || value === undefined;
       const probability = missing ? 0 : 100 * Math.exp(value);
       const bar = element("span", { className: "bar" }, missing ? "–" : `${probability.toFixed(1)}%`);
@@ -252,12 +269,14 @@
   function signals(rollout, index) {
     const selected = rollout.selected[index];
     const rows = [
-      ["contrast e_ctr", number(rollout.e_ctr[index])],
-      ["one-sided e_c", number(rollout.e_c[index])],
-      ["selected", selected === null || selected === undefined ? "–" : selected ? "yes" : "no"],
-      ["advantage", number(rollout.advantage)],
-      ["advantage, modulated", number(rollout.modulated[index])],
-    ].map(([name, value]) => element("tr", {}, rowHead(name), cell(value)));
+      ["kind of token", rollout.token_classes[index] ?? "–", true],
+      ["contrast e_ctr", number(rollout.e_ctr[index]), some(rollout.e_ctr)],
+      ["one-sided e_c", number(rollout.e_c[index]), some(rollout.e_c)],
+      ["advantage", number(rollout.advantage), true],
+      ["changed by the signal", selected ? "yes" : "no", some(rollout.selected)],
+      ["advantage, changed", number(rollout.modulated[index]), some(rollout.modulated)],
+    ].filter(([, , applies]) => applies)
+      .map(([name, value]) => element("tr", {}, rowHead(name), cell(value)));
     const head = element("tr", {}, element("th", { scope: "col" }, "signal"),
       element("th", { scope: "col" }, "value"));
     return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
@@ -294,11 +313,11 @@
     if (target !== undefined) show(target);
   }
 
-  for (const signal of SIGNALS) {
-    const panel = byId(`tokens-${signal}`);
+  for (const name of PANELS) {
+    const panel = byId(`tokens-${name}`);
     // Both panels break their lines at the same places, so they can scroll as one.
     panel.addEventListener("scroll", () => {
-      for (const other of SIGNALS) byId(`tokens-${other}`).scrollTop = panel.scrollTop;
+      for (const other of PANELS) byId(`tokens-${other}`).scrollTop = panel.scrollTop;
     });
     const tokenOf = (event) => event.target.closest(".token");
     panel.addEventListener("pointerover", (event) => {

@@ -11,7 +11,7 @@ MAX_TOKENS = 60_000
 """Tokens of all rollouts in one report: about 5 MB of page."""
 _SCALE_PERCENTILE = 98
 OTHER = "other"
-"""Name of the tokens that no class lists."""
+"""Name of the class of the tokens that no other class has."""
 _PER_TOKEN = ("student", "correct_hint", "e_c", "e_ctr", "modulated")
 
 
@@ -21,13 +21,15 @@ class ClassMean:
 
     name: str
     tokens: int
-    contrast: float
-    """Mean |e_ctr| per token."""
+    """Tokens that have the one-sided signal."""
     one_sided: float
     """Mean |e_c| per token."""
-    contrast_share: float
-    """Share of the sum of |e_ctr| over all tokens that falls on this class."""
     one_sided_share: float
+    """Share of the sum of |e_c| over all tokens that falls on this class."""
+    contrast: float | None
+    """Mean |e_ctr| per token; None where the method has no contrast."""
+    contrast_share: float | None
+    """Share of the sum of |e_ctr|."""
 
 
 def choose_rollouts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,34 +53,46 @@ def page_data(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def class_means(
-    rows: Iterable[dict[str, Any]], classes: Mapping[str, Sequence[str]]
-) -> list[ClassMean]:
-    """The signals by token class, over the tokens that have both signals.
+def class_means(rows: Iterable[dict[str, Any]]) -> list[ClassMean]:
+    """The signals by token class, over the tokens that have the signal.
 
     Args:
-        rows: Rollouts.
-        classes: Class name → token texts, compared without surrounding blanks; a token of no
-            class counts as `OTHER`.
+        rows: Rollouts, with the class of each token.
 
     Returns:
-        One entry for each class that occurs, in the order given; empty without any signal.
+        One entry for each class that has a signal, `OTHER` last; empty without any signal.
     """
-    names = {text.strip(): name for name, texts in classes.items() for text in texts}
-    signals: dict[str, list[tuple[float, float]]] = {name: [] for name in (*classes, OTHER)}
+    sizes: dict[str, dict[str, list[float]]] = {"e_c": {}, "e_ctr": {}}
     for row in rows:
-        pairs = zip(row["tokens"], _values(row, "e_ctr"), _values(row, "e_c"), strict=True)
-        for token, contrast, one_sided in pairs:
-            if contrast is not None and one_sided is not None:
-                signals[names.get(token.strip(), OTHER)].append((abs(contrast), abs(one_sided)))
-    sums = {name: np.sum(values, axis=0) for name, values in signals.items() if values}
-    total = np.maximum(sum(sums.values()), np.finfo(float).tiny)
-    return [
-        ClassMean(
-            name, len(signals[name]), *(sums[name] / len(signals[name])), *(sums[name] / total)
+        for signal, by_class in sizes.items():
+            values = _values(row, signal)
+            for name, value in zip(_classes_of(row), values, strict=True):
+                if value is not None:
+                    by_class.setdefault(name, []).append(abs(value))
+    totals = {signal: sum(map(sum, found.values())) or 1.0 for signal, found in sizes.items()}
+    means = []
+    for name in sorted(sizes["e_c"], key=lambda name: name == OTHER):
+        one_sided, contrast = sizes["e_c"][name], sizes["e_ctr"].get(name)
+        means.append(
+            ClassMean(
+                name,
+                len(one_sided),
+                sum(one_sided) / len(one_sided),
+                sum(one_sided) / totals["e_c"],
+                sum(contrast) / len(contrast) if contrast else None,
+                sum(contrast) / totals["e_ctr"] if contrast else None,
+            )
         )
-        for name in sums
-    ]
+    return means
+
+
+def has_signal(rows: Iterable[Mapping[str, Any]], signal: str) -> bool:
+    """Whether any of the rollouts carries a signal."""
+    return any(value is not None for row in rows for value in row.get(signal) or ())
+
+
+def _classes_of(row: Mapping[str, Any]) -> Sequence[str]:
+    return row.get("token_classes") or [OTHER] * len(row["tokens"])
 
 
 def _rollout(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +108,7 @@ def _rollout(row: Mapping[str, Any]) -> dict[str, Any]:
         "advantage": _rounded(row.get("advantage")),
         "tokens": row["tokens"],
         "token_ids": row["token_ids"],
+        "token_classes": _classes_of(row),
         **{key: [_rounded(value) for value in _values(row, key)] for key in _PER_TOKEN},
         "wrong_hints": [
             [_rounded(value) for value in branch] for branch in row.get("wrong_hints") or []

@@ -56,6 +56,16 @@ def test_the_live_view_shows_the_figures_and_their_course() -> None:
         assert part in text
 
 
+def test_staleness_and_divergence_are_shown_where_there_are_any() -> None:
+    row = {"step": 1.0, "drift/kl_to_start": 0.0125, "staleness/mean": 0.75}
+    assert "KL 0.0125  stale 0.75" in plain_lines([row])[1]
+    assert "KL to start" in screen(100, [row])
+    assert "staleness" in screen(100, [row])
+    still = {"step": 1.0, "staleness/mean": 0.0, "scoring/wait_share": 0.0}
+    assert plain_lines([still])[1].startswith("step 1/4  left")
+    assert "staleness" not in screen(100, [still])
+
+
 def test_the_live_view_fits_a_narrow_terminal() -> None:
     assert max(map(len, screen(60, ROWS).splitlines())) <= 60
 

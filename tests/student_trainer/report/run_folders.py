@@ -18,8 +18,6 @@ TASK = (*"0123456789", "+", "-", "*", "=")
 def write_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
     draws = random.Random("run folder")
-    classes = folder / "token_classes.yaml"
-    classes.write_text(yaml.safe_dump({"style": list(STYLE), "task": list(TASK)}))
     recipe = {
         "seed": 7,
         "task": {"kind": "chain", "operations": 4},
@@ -27,7 +25,6 @@ def write_run(folder: Path) -> Path:
         "method": {"kind": "rlcsd", "tau": 0.02},
         "teacher_refresh": {"kind": "snapshot", "every": 10},
         "report": {
-            "token_classes": str(classes),
             "note": "The student was warmed up to write differently under a hint.",
         },
     }
@@ -93,6 +90,14 @@ def metrics_row(step: int, draws: random.Random) -> dict[str, Any]:
             "signal/contrast_abs": contrast_abs,
             "signal/one_sided_abs": 0.33 + 0.1 * learnt + draws.gauss(0, 0.02),
             "signal/selected_share": 0.27 + draws.gauss(0, 0.02),
+            "signal/contrast_abs/style": 0.02,
+            "signal/contrast_abs/task": 0.09,
+            "signal/one_sided_abs/style": 0.8,
+            "signal/one_sided_abs/task": 0.06,
+            "drift/length": 1 - 0.05 * learnt,
+            "drift/entropy": 1 - 0.3 * learnt,
+            "staleness/mean": 0.0,
+            "staleness/max": 0.0,
             "optim/grad_norm": 0.9 + abs(draws.gauss(0, 0.2)),
             "optim/loss": draws.gauss(0, 0.01),
             "scoring/wait_seconds": 0.2,
@@ -147,6 +152,9 @@ def rollout(step: int, draws: random.Random) -> dict[str, Any]:
         "advantage": advantage,
         "tokens": tokens,
         "token_ids": [5 + sum(map(ord, token)) % 40 for token in tokens],
+        "token_classes": [
+            "style" if token in STYLE else "task" if token in TASK else "other" for token in tokens
+        ],
         "student": student.tolist(),
         "correct_hint": correct_hint.tolist(),
         "wrong_hints": wrong.tolist(),

@@ -125,6 +125,7 @@ def test_text_from_the_run_never_becomes_markup(run_dir: Path) -> None:
         hint_texts={"correct": EVIL, "wrong": [EVIL]},
         tokens=[EVIL],
         token_ids=[0],
+        token_classes=[EVIL],
         **{key: [0.5] for key in ("student", "correct_hint", "e_c", "e_ctr", "modulated")},
         wrong_hints=[[0.5]],
         selected=[True],
@@ -135,7 +136,6 @@ def test_text_from_the_run_never_becomes_markup(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     summary |= {"method": EVIL, "teacher": EVIL, "seconds_by_stage": {EVIL: 3.0}}
     (run_dir / "summary.json").write_text(json.dumps(summary))
-    (run_dir / "token_classes.yaml").write_text(yaml.safe_dump({EVIL: [EVIL]}))
     attacked = parse(write_report(run_dir))
     assert "<script>alert(1)</script>" not in (run_dir / "report.html").read_text()
     assert len(attacked.scripts) == len(plain.scripts) == 2
@@ -154,23 +154,55 @@ def test_json_in_a_script_survives_and_cannot_end_it() -> None:
 def test_a_run_without_rollouts_says_so(run_dir: Path) -> None:
     (run_dir / "rollouts.jsonl").unlink()
     page = parse(write_report(run_dir))
-    assert "This run kept no rollouts with token signals." in page.text
+    assert "This run kept no rollouts." in page.text
     assert ("div", {"id": "viewer", "hidden": None}) in page.tags
     assert page_rollouts(page) == []
 
 
-def test_rollouts_without_signals_are_still_shown(run_dir: Path) -> None:
+def keep_only(run_dir: Path, *signals: str) -> None:
+    """Takes the teacher's numbers out of the rollouts, but for those named."""
+    teachers = {"correct_hint", "wrong_hints", "e_c", "e_ctr", "modulated", "selected"}
     rows = [json.loads(line) for line in (run_dir / "rollouts.jsonl").read_text().splitlines()]
-    signals = ("student", "correct_hint", "wrong_hints", "e_c", "e_ctr", "modulated", "selected")
-    bare = [
-        {key: value for key, value in row.items() if key not in (*signals, "hint_texts")}
+    left = [
+        {key: value for key, value in row.items() if key not in teachers - set(signals)}
         for row in rows
     ]
-    write_rows(run_dir / "rollouts.jsonl", bare)
+    write_rows(run_dir / "rollouts.jsonl", left)
+
+
+def test_a_method_without_a_teacher_shows_what_was_written(run_dir: Path) -> None:
+    keep_only(run_dir)
+    edit_rows(run_dir / "rollouts.jsonl", hint_texts=None)
     page = parse(write_report(run_dir))
-    assert len(page_rollouts(page)) == len(rows)
+    assert len(page_rollouts(page)) == 24
+    assert json.loads(page.scripts[0])["scales"] == {"e_ctr": None, "e_c": None}
     assert ("div", {"id": "viewer"}) in page.tags
-    assert "No rollout carries both signals" in page.text
+    assert "What it wrote" in page.text
+    assert "The contrast" not in page.text
+    assert "The one-sided signal" not in page.text
+    assert "The student was warmed up" not in page.text.split("Recipe")[0]
+    assert ("table", {"class": "classes"}) not in page.tags
+
+
+def test_a_method_without_wrong_hints_shows_the_one_sided_signal(run_dir: Path) -> None:
+    keep_only(run_dir, "correct_hint", "e_c")
+    page = parse(write_report(run_dir))
+    assert json.loads(page.scripts[0])["scales"]["e_ctr"] is None
+    assert "The one-sided signal" in page.text
+    assert "The contrast" not in page.text
+    assert "of the one-sided signal falls on style tokens." in page.text
+    assert "mean |e_c|" in page.text
+    assert "mean |e_ctr|" not in page.text.split("Where the signal falls")[1].split("Recipe")[0]
+
+
+def test_a_teacher_without_hints_is_described_as_one(run_dir: Path) -> None:
+    keep_only(run_dir, "correct_hint", "e_c")
+    recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    recipe["method"] = {"kind": "opd"}
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = parse(write_report(run_dir)).text
+    assert "both read the problem alone" in text
+    assert "correct hint" not in text.split("Where the signal falls")[1].split("Choose")[0][:400]
 
 
 def test_a_bare_run_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
@@ -194,11 +226,6 @@ def test_thinning_out_is_said(run_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     shown = len(page_rollouts(page))
     assert shown < 24
     assert f"{shown} of the 24 rollouts kept" in page.text
-
-
-def test_token_classes_that_are_gone_are_named(run_dir: Path) -> None:
-    (run_dir / "token_classes.yaml").unlink()
-    assert "token_classes.yaml are not there" in parse(write_report(run_dir)).text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from counterhint.errors import InputError
-from student_trainer.report.run_folder import read_run_folder, read_token_classes
+from student_trainer.report.run_folder import read_run_folder
 
 
 def test_a_whole_run_is_read(run_dir: Path) -> None:
@@ -14,9 +14,6 @@ def test_a_whole_run_is_read(run_dir: Path) -> None:
     assert run.setting("nothing.here") is None
     assert [step for step, _ in run.points("eval/accuracy")] == list(range(0, 61, 10))
     assert len(run.rollouts) == 24
-    classes = read_token_classes(run)
-    assert classes is not None
-    assert "wait" in classes["style"]
 
 
 def test_a_run_that_is_still_going_is_read(run_dir: Path) -> None:
@@ -50,14 +47,3 @@ def test_a_damaged_file_is_named(run_dir: Path, file: str, content: str) -> None
     (run_dir / file).write_text(content)
     with pytest.raises(InputError, match=file):
         read_run_folder(run_dir)
-
-
-def test_token_classes_must_be_lists(run_dir: Path) -> None:
-    (run_dir / "token_classes.yaml").write_text("style: so")
-    with pytest.raises(InputError, match="each token class must be a list"):
-        read_token_classes(read_run_folder(run_dir))
-
-
-def test_token_classes_of_a_run_that_was_moved_are_absent(run_dir: Path) -> None:
-    (run_dir / "token_classes.yaml").unlink()
-    assert read_token_classes(read_run_folder(run_dir)) is None

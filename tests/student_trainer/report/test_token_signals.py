@@ -8,7 +8,7 @@ import pytest
 
 from student_trainer.report import token_signals
 from student_trainer.report.run_folder import read_run_folder
-from student_trainer.report.token_signals import choose_rollouts, class_means, page_data
+from student_trainer.report.token_signals import choose_rollouts, class_means, has_signal, page_data
 
 
 def small_rollout(**changes: Any) -> dict[str, Any]:
@@ -17,27 +17,46 @@ def small_rollout(**changes: Any) -> dict[str, Any]:
         "correct": True,
         "tokens": ["so", " 7", "."],
         "token_ids": [1, 2, 3],
+        "token_classes": ["style", "task", "other"],
         "e_ctr": [0.1, -0.5, None],
         "e_c": [-2.0, 1.0, 0.5],
     } | changes
 
 
 def test_means_by_token_class() -> None:
-    classes = {"style": ["so"], "task": ["7", "8"]}
     rows = [small_rollout(), small_rollout(e_ctr=[0.3, 0.7, 0.2])]
-    style, task, other = class_means(rows, classes)
+    style, task, other = class_means(rows)
     assert (style.name, style.tokens) == ("style", 2)
     assert style.contrast == pytest.approx(0.2)
     assert style.one_sided == pytest.approx(2.0)
     assert task.contrast == pytest.approx(0.6)
     assert task.contrast_share == pytest.approx(1.2 / 1.8)
-    assert (other.name, other.tokens) == ("other", 1)
+    assert (other.name, other.tokens) == ("other", 2)
+    assert other.contrast == pytest.approx(0.2)
     assert style.one_sided_share + task.one_sided_share + other.one_sided_share == pytest.approx(1)
 
 
+def test_a_method_without_contrast_has_means_of_the_one_sided_signal() -> None:
+    style, task, other = class_means([small_rollout(e_ctr=None)])
+    assert (style.one_sided, task.one_sided, other.one_sided) == (2.0, 1.0, 0.5)
+    assert {mean.contrast for mean in (style, task, other)} == {None}
+    assert {mean.contrast_share for mean in (style, task, other)} == {None}
+
+
 def test_no_signals_give_no_means() -> None:
-    assert class_means([small_rollout(e_ctr=None)], {"style": ["so"]}) == []
-    assert class_means([], {"style": ["so"]}) == []
+    assert class_means([small_rollout(e_ctr=None, e_c=None)]) == []
+    assert class_means([]) == []
+
+
+def test_rollouts_without_classes_are_other() -> None:
+    (other,) = class_means([small_rollout(token_classes=None)])
+    assert (other.name, other.tokens, other.contrast_share) == ("other", 3, 1)
+
+
+def test_whether_a_signal_is_there() -> None:
+    assert has_signal([small_rollout(e_ctr=None), small_rollout()], "e_ctr")
+    assert not has_signal([small_rollout(e_ctr=None)], "e_ctr")
+    assert not has_signal([small_rollout(e_ctr=[None] * 3)], "e_ctr")
 
 
 def test_missing_values_stay_missing() -> None:
