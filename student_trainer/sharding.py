@@ -54,7 +54,9 @@ def shard(forward: StudentForward, student: Student, ranks: Ranks) -> None:
     )
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(forward, mesh=mesh, mp_policy=policy)
+    # By default the root's weights would stay whole until a backward pass, and be taken for the
+    # student's own after a pass without.
+    fully_shard(forward, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for part in _parts(forward):
         part.set_gradient_divide_factor(1.0)
         # Without it, gloo would be asked for a product and sum in one, which it cannot do.
@@ -95,8 +97,7 @@ def gathered(forward: StudentForward) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            # The root's own weights (embeddings, head) stay between its forward and backward pass.
-            part.set_reshard_after_forward(part is not parts[0], recurse=False)
+            part.set_reshard_after_forward(True, recurse=False)
 
 
 def idle_batch(device: torch.device) -> TokenBatch:
