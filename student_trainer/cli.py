@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.errors import InputError
 
 
 class Train(Command):
@@ -20,6 +21,7 @@ class Train(Command):
     example: counterhint train recipes/tiny.yaml run_dir=runs/mine optimizer.lr=2e-4
              counterhint train recipes/tiny.yaml run_dir=runs/mine resume=true
              counterhint train recipes/tiny.yaml include=recipes/methods/sdpo.yaml
+             counterhint train recipes/paper/qwen3-4b-math.yaml --dry-run
              torchrun --nproc-per-node 8 --no-python counterhint train recipes/tiny.yaml
 
     SIGTERM ends it after the step under way, with a checkpoint to resume from and exit code 143.
@@ -32,10 +34,20 @@ class Train(Command):
     recipe: CliPositionalArg[Path]
     """The recipe, a YAML file."""
     overrides: CliPositionalArg[list[str]] = Field([])
-    """key=value: values that replace those of the recipe; dotted keys, YAML values."""
+    """key=value: values that replace those of the recipe; dotted keys, YAML values. include=FILE
+    lays another file over the recipe."""
+    dry_run: bool = False
+    """Check everything that can be checked without loading weights, and train nothing. Exit code 1
+    when something would keep the run from starting or from ending."""
+    json_: bool = Field(False, alias="json")
+    """With --dry-run: print JSON instead of a table."""
 
     def run(self) -> int:
         """Trains, and prints where the results are."""
+        if self.dry_run:
+            return self._check()
+        if self.json_:
+            raise InputError("--json goes with --dry-run; a run writes its summary.json")
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from student_trainer.recipe import load_recipe
@@ -47,6 +59,12 @@ class Train(Command):
             summary = trainer.run()
         if not summary:  # another rank than the first of a run under torchrun
             return EXIT_DONE
+        from rich.console import Console
+
+        from student_trainer.evaluation import evaluations_table, read_evaluations
+
+        evaluations = read_evaluations(recipe.run_dir / "evaluations.jsonl")
+        Console().print(evaluations_table(evaluations[-1][1], before=evaluations[0][1]))
         before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
         print(
             f"Held-out accuracy {before:.3f} → {after:.3f} "
@@ -54,6 +72,64 @@ class Train(Command):
             f"{summary['steps']} steps). Results are in {recipe.run_dir}; "
             f"counterhint report {recipe.run_dir} draws them."
         )
+        return EXIT_DONE
+
+    def _check(self) -> int:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.dry_run import dry_run
+
+        checks = dry_run(self.recipe, self.overrides, os.environ)
+        if self.json_:
+            print(json.dumps(checks.as_json(), indent=2))
+        else:
+            from rich.console import Console
+
+            Console().print(checks.table())
+            print(checks.verdict())
+        return EXIT_DONE if checks.passed else EXIT_NEGATIVE
+
+
+class Eval(Command):
+    """Evaluate a model or a checkpoint by a recipe's evaluation section, without training.
+
+    example: counterhint eval recipes/tiny.yaml student.model=runs/models/student
+             counterhint eval recipes/tiny.yaml --checkpoint runs/tiny/checkpoints/step-000080 \
+               --against runs/tiny/evaluations.jsonl
+             torchrun --nproc-per-node 8 --no-python counterhint eval recipes/tiny.yaml
+
+    With the recipe of a run, problems and seed are those of the run's own evaluations.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_EVAL_")
+
+    recipe: CliPositionalArg[Path]
+    """The recipe, a YAML file."""
+    overrides: CliPositionalArg[list[str]] = Field([])
+    """key=value: values that replace those of the recipe, as for `counterhint train`."""
+    checkpoint: Path | None = None
+    """Folder of a checkpoint, or of another model; without it the recipe's student.model."""
+    against: Path | None = None
+    """An earlier evaluation to compare with, problem by problem: a file of --out, or a run's
+    evaluations.jsonl, of which the first is taken."""
+    out: Path | None = None
+    """File to write the outcome to, with the counts of every problem."""
+    json_: bool = Field(False, alias="json")
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Evaluates, and prints the outcome."""
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.evaluation import read_evaluations
+        from student_trainer.recipe import load_recipe
+
+        recipe = load_recipe(self.recipe, self.overrides, os.environ)
+        before = None if self.against is None else read_evaluations(self.against)[0][1]
+        if self.out is not None and not self.out.parent.is_dir():
+            raise InputError(f"--out {self.out}: there is no folder {self.out.parent}")
+        from student_trainer.evaluation.standalone import evaluate_and_show
+
+        evaluate_and_show(recipe, self.checkpoint, before=before, out=self.out, as_json=self.json_)
         return EXIT_DONE
 
 

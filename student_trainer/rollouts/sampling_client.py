@@ -145,6 +145,7 @@ class SamplingServers:
         """Repeats a call, on one server after the other, while they are out of reach."""
         began = time.monotonic()
         pause = FIRST_PAUSE
+        told: set[str] = set()
         for server in itertools.cycle(servers):
             try:
                 return await call(server)
@@ -157,7 +158,9 @@ class SamplingServers:
                         reason="SAMPLER_UNAVAILABLE",
                         details={"address": server.address},
                     ) from error
-                log.warning("%s: %s; trying again", server.address, error.message)
+                if server.address not in told:
+                    told.add(server.address)
+                    log.warning("sampling waits: %s", error.message)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, LONGEST_PAUSE)
         raise AssertionError("a cycle has no end")

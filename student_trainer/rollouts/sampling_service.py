@@ -30,12 +30,13 @@ from counterhint.errors import (
     WeightsUnavailable,
     error_to_status,
 )
-from counterhint.tensors import encode_sequences, encode_tensor
+from counterhint.tensors import TokenIds, encode_sequences, encode_tensor
 from counterhint.v1 import sampling_pb2, sampling_pb2_grpc
 from student_trainer.rollouts.vllm_requests import (
     LOWEST_TEMPERATURE,
     Response,
     engine_arguments,
+    engine_prompt,
     read_response,
     sampling_params,
     vllm_version,
@@ -159,7 +160,7 @@ class SamplingService(sampling_pb2_grpc.SamplingServiceServicer):
                     f"{_name(request.weights)}: push those first",
                     reason="OTHER_WEIGHTS",
                 )
-            prompt = np.frombuffer(request.prompt, dtype="<i4").tolist()
+            prompt = np.frombuffer(request.prompt, dtype="<i4")
             self._check(request, prompt)
             params = [
                 sampling_params(
@@ -174,18 +175,18 @@ class SamplingService(sampling_pb2_grpc.SamplingServiceServicer):
             rows = await self._sample(prompt, params, request.top_k)
             return _reply(rows, request.top_k)
 
-    def _check(self, request: sampling_pb2.SampleGroupRequest, prompt: Sequence[int]) -> None:
+    def _check(self, request: sampling_pb2.SampleGroupRequest, prompt: TokenIds) -> None:
         config = self._engine.model_config
         temperature = request.temperature
         problem = None
-        if not prompt or not request.seeds or not request.max_new_tokens:
+        if not len(prompt) or not request.seeds or not request.max_new_tokens:
             problem = "a group needs a prompt, seeds and max_new_tokens"
         elif len(prompt) + request.max_new_tokens > config.max_model_len:
             problem = (
                 f"prompt ({len(prompt)}) and max_new_tokens ({request.max_new_tokens}) exceed the "
                 f"server's max_model_len ({config.max_model_len})"
             )
-        elif not all(0 <= token < config.get_vocab_size() for token in prompt):
+        elif prompt.min() < 0 or prompt.max() >= config.get_vocab_size():
             problem = f"token ids must lie within 0 and {config.get_vocab_size() - 1}"
         elif temperature < 0 or 0 < temperature < LOWEST_TEMPERATURE:
             problem = f"temperature {temperature:g} is neither 0 nor {LOWEST_TEMPERATURE} or more"
@@ -193,7 +194,7 @@ class SamplingService(sampling_pb2_grpc.SamplingServiceServicer):
             raise InvalidJob(problem, reason="INVALID_GROUP")
 
     async def _sample(
-        self, prompt: list[int], params: "Sequence[SamplingParams]", top_k: int
+        self, prompt: TokenIds, params: "Sequence[SamplingParams]", top_k: int
     ) -> list[Response]:
         """One response for each of the parameters; when one fails, the others are ended too."""
         try:
@@ -203,10 +204,10 @@ class SamplingService(sampling_pb2_grpc.SamplingServiceServicer):
             raise failures.exceptions[0] from failures
         return [row.result() for row in rows]
 
-    async def _respond(self, prompt: list[int], params: "SamplingParams", top_k: int) -> Response:
+    async def _respond(self, prompt: TokenIds, params: "SamplingParams", top_k: int) -> Response:
         final = None
         async for output in self._engine.generate(
-            {"prompt_token_ids": prompt}, params, next(self._request_ids)
+            engine_prompt(prompt), params, next(self._request_ids)
         ):
             final = output
         if final is None:
@@ -334,11 +335,11 @@ async def _serve_engine(
 
 
 def _start(options: SamplingServerOptions) -> "AsyncLLM":
-    arguments = engine_arguments(options.model, options.engine_args, "--engine-args")
+    arguments = engine_arguments(options.model, options.engine_args, "engine argument ")
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, disable_log_stats=True))
     except ValueError as error:
-        raise InputError(f"--engine-args: vLLM cannot start with them: {error}") from error
+        raise InputError(f"vLLM cannot start with these engine arguments: {error}") from error

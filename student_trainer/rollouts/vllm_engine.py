@@ -20,6 +20,7 @@ from student_trainer.rollouts.vllm_requests import (
     check_lengths,
     check_temperature,
     engine_arguments,
+    engine_prompt,
     read_response,
     sampling_params,
     with_tied,
@@ -71,7 +72,9 @@ class VllmSampler(Sampler):
                 f"{Ranks().count}: use vllm_server, or built_in"
             )
         given = {"dtype": str(student.dtype).removeprefix("torch."), **engine_args}
-        self._engine = _start(engine_arguments(Path(student.tokenizer.name_or_path), given, _KEY))
+        self._engine = _start(
+            engine_arguments(Path(student.tokenizer.name_or_path), given, f"{_KEY}.")
+        )
         self._student = student
         self._end_ids = student.end_ids()
         self._revision: int | None = None
@@ -141,7 +144,7 @@ class VllmSampler(Sampler):
             end_ids=self._end_ids,
             seed=derive_seed(request.seed, index, row),
         )
-        self._engine.add_request(name, {"prompt_token_ids": prompt.tolist()}, params)
+        self._engine.add_request(name, engine_prompt(prompt), params)
         return name
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,6 +22,7 @@ from student_trainer.rollouts.base import Sample
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+    from vllm.inputs import TokensInput
     from vllm.outputs import CompletionOutput
 
 LOWEST_TEMPERATURE = 0.01
@@ -43,13 +45,13 @@ _OURS: dict[str, Any] = {
 }
 
 
-def engine_arguments(model: Path, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+def engine_arguments(model: Path, given: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The arguments of a vLLM engine that samples for training.
 
     Args:
         model: folder of the student's model.
         given: the user's, by vLLM's names; `hf_overrides` are joined with ours.
-        key: where the user gave them, for messages.
+        prefix: what stands before a name in messages, `rollouts.sampler.engine_args.` say.
 
     Raises:
         InputError: vLLM is not installed, or an argument is unknown or not the user's to choose.
@@ -65,16 +67,34 @@ def engine_arguments(model: Path, given: Mapping[str, Any], key: str) -> dict[st
     for name, value in given.items():
         if name not in known:
             raise InputError(
-                f"{key}.{name}: vLLM {vllm_version()} has no such engine argument (got {value!r}); "
-                "give it by its name in Python, max_model_len say"
+                f"{prefix}{name}: vLLM {vllm_version()} has no such engine argument (got "
+                f"{value!r}); give it by its name in Python, max_model_len say"
             )
         if name == "model" or (name in _OURS and name != "hf_overrides"):
             raise InputError(
-                f"{key}.{name}: sampling for training needs a value of its own there (got "
+                f"{prefix}{name}: sampling for training needs a value of its own there (got "
                 f"{value!r}); remove it"
             )
     overrides = {**given.get("hf_overrides", {}), **_OURS["hf_overrides"]}
     return {**given, **_OURS, "hf_overrides": overrides, "model": str(model)}
+
+
+def parse_engine_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Engine arguments from `name=value` words of a command line, values in YAML.
+
+    Raises:
+        InputError: a word is none.
+    """
+    arguments = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise InputError(f"{word!r} is not name=value, for example max_model_len=4096")
+        try:
+            arguments[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{word!r}: the value is not YAML: {error}") from error
+    return arguments
 
 
 def vllm_version() -> str:
@@ -123,6 +143,13 @@ def check_lengths(prompts: Sequence[TokenIds], max_new_tokens: int, max_model_le
             f"vLLM's max_model_len is {max_model_len}: raise the engine argument, or lower "
             "rollouts.max_new_tokens"
         )
+
+
+def engine_prompt(prompt: TokenIds) -> "TokensInput":
+    """A prompt as vLLM's engines take it."""
+    from vllm.inputs import tokens_input
+
+    return tokens_input(prompt.tolist())
 
 
 def sampling_params(
