@@ -50,6 +50,10 @@ class Prompts:
         self._config = config
         self._answer_format = answer_format
         self._template = load_template(config.hint_template)
+        # Byte-level tokenizers know every word, and may name any special token as the unknown one.
+        others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        unknown = tokenizer.unk_token_id
+        self._unknown_id = None if unknown in others else unknown
 
     def with_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Prompts":
         """The same prompts by another model's tokenizer and chat template."""
@@ -138,7 +142,7 @@ class Prompts:
             **_thinking(thinking),
         )
         encoded = np.array(ids, dtype=np.int32)
-        if (encoded == self.tokenizer.unk_token_id).any():
+        if self._unknown_id is not None and (encoded == self._unknown_id).any():
             raise InputError(
                 f"the tokenizer in {self.tokenizer.name_or_path} has no token for part of {text!r}"
             )

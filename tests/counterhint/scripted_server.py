@@ -1,8 +1,9 @@
 """A real grpc.aio server on a unix socket, whose answers a test writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,23 @@ async def serving(
         yield f"unix://{socket}"
     finally:
         await server.stop(None)
+
+
+@contextmanager
+def server_in_a_thread(service: ScriptedService, socket: Path) -> Iterator[str]:
+    """The address of a server for synchronous tests."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    stack = AsyncExitStack()
+
+    def run(function: Callable[[], Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(function(), loop).result()
+
+    try:
+        yield run(lambda: stack.enter_async_context(serving(service, socket)))
+    finally:
+        run(stack.aclose)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

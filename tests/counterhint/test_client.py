@@ -1,9 +1,8 @@
 """The clients against real gRPC servers."""
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +24,12 @@ from counterhint.jobs import ScoringJob, ScoringResult
 from counterhint.messages import result_to_message
 from counterhint.v1 import scoring_pb2
 from tests.counterhint.examples import TEACHER, make_job, make_result
-from tests.counterhint.scripted_server import Answer, ScriptedService, serving
+from tests.counterhint.scripted_server import (
+    Answer,
+    ScriptedService,
+    server_in_a_thread,
+    serving,
+)
 from tests.processes import wait_until
 
 T = TypeVar("T")
@@ -262,26 +266,6 @@ def test_a_stream_that_breaks_is_a_typed_error(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
-@contextlib.contextmanager
-def server_in_a_thread(service: ScriptedService, socket: Path) -> Any:
-    """The address of a server for synchronous tests."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    stack = contextlib.AsyncExitStack()
-
-    def run(function: Callable[[], Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(function(), loop).result()
-
-    try:
-        yield run(lambda: stack.enter_async_context(serving(service, socket)))
-    finally:
-        run(stack.aclose)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 def test_submitted_jobs_are_under_way_at_the_same_time(tmp_path: Path) -> None:
     both_here = threading.Barrier(2)  # passes only when two jobs are under way at once
 
@@ -319,6 +303,28 @@ def outcome_of(future: Future[T]) -> BaseException | None:
         return future.exception(30)
     except CancelledError as error:
         return error
+
+
+def test_work_of_several_calls_does_not_block(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    async def answer(job: ScoringJob) -> ScoringResult:
+        await asyncio.to_thread(go_on.wait, 60)
+        return make_result(job)
+
+    async def work(client: AsyncScoringClient) -> list[str]:
+        first = await client.score(make_job("first"))
+        second = await client.score(make_job(f"{first.job_id}, second"))
+        return [first.job_id, second.job_id]
+
+    with (
+        server_in_a_thread(ScriptedService(answer), tmp_path / "s") as address,
+        ScoringClient(address, timeout=60.0) as client,
+    ):
+        future = client.start(work)
+        assert not future.done()
+        go_on.set()
+        assert future.result(60) == ["first", "first, second"]
 
 
 def test_closing_ends_a_call_under_way(tmp_path: Path) -> None:

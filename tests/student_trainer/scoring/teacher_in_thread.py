@@ -3,8 +3,6 @@
 Its numbers tell what they belong to: see `number`.
 """
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from counterhint.jobs import Cost, Missing, Scores, ScoringJob, ScoringResult, TeacherInfo
 from counterhint.validation import validate_job
-from tests.counterhint.scripted_server import ScriptedService, serving
+from tests.counterhint.scripted_server import ScriptedService, server_in_a_thread
 
 VOCABULARY = 64
 INFO = TeacherInfo("scripted", "r0", "f" * 64, VOCABULARY, 256, 8, "script", "1", 10_000)
@@ -104,22 +102,6 @@ class Teacher:
 @contextmanager
 def serve(teacher: Teacher, folder: Path) -> Iterator[str]:
     """Serves it on a unix socket in `folder`; gives the address."""
-    started, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-    addresses: list[str] = []
-
-    async def run() -> None:
-        service = ScriptedService(teacher.answer, teacher.info)
-        async with serving(service, folder / "teacher.sock") as address:
-            addresses.append(address)
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
-    thread.start()
-    try:
-        assert started.wait(30)
-        yield addresses[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    service = ScriptedService(teacher.answer, teacher.info)
+    with server_in_a_thread(service, folder / "teacher.sock") as address:
+        yield address
