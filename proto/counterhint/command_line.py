@@ -111,10 +111,15 @@ def _parse(command: type[Command], name: str, arguments: Sequence[str]) -> Comma
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         with_file, cli_prog_name=name, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser = source.root_parser
+    left_over = parser.parse_known_args(arguments)[1]
+    # argparse does not take flags among the values of a list unless it is told to.
+    intermixed = bool(left_over) and not any(word.startswith("-") for word in left_over)
+    parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     # As JSON, which is taken as it is: given as lists, values are split at their commas.
     values = {
         field: json.dumps(value) if isinstance(value, list) else value
-        for field, value in vars(source.root_parser.parse_args(arguments)).items()
+        for field, value in vars(parse(arguments)).items()
     }
     try:
         return CliApp.run(with_file, cli_args=values, cli_settings_source=source)

@@ -77,6 +77,13 @@ def test_the_values_of_a_list_are_taken_as_they_are(values: list[str]) -> None:
     assert bake(*(f"--topping={value}" for value in values)).topping == values
 
 
+def test_flags_may_stand_among_the_values_of_a_list() -> None:
+    cake = bake("dough", "--oven-degrees", "90", "plum", "--topping", "cream", "sugar")
+    assert (cake.layers, cake.oven_degrees) == (["dough", "plum", "sugar"], 90)
+    with pytest.raises(SystemExit):
+        bake("dough", "--oven", "90", "plum")
+
+
 def test_a_list_that_is_not_given_comes_from_the_file(file: Path) -> None:
     file.write_text("topping: [cream]\nlayers: ['plum, halved', dough]\n")
     cake = bake("--config", str(file))
