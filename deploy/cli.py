@@ -35,6 +35,9 @@ COMMANDS: dict[str, Entry] = {
     "sampler serve": Entry(
         "student_trainer.cli:ServeSampler", "student-vllm", "serve vLLM that samples rollouts"
     ),
+    "eval": Entry(
+        "student_trainer.cli:Eval", "student", "evaluate a model or checkpoint by a recipe"
+    ),
     "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
     "verify-losses": Entry(
         "student_trainer.cli:VerifyLosses",
@@ -43,6 +46,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "bench scoring": Entry(
         "teacher_server.cli:BenchScoring", "teacher", "time group scoring against the naive way"
+    ),
+    "bench loss": Entry(
+        "student_trainer.cli:BenchLoss", "student", "memory and time of the loss's log probs"
     ),
     "queue ls": Entry("services.cli:QueueList", "services", "depth of the queue by run"),
     "queue show": Entry("services.cli:QueueShow", "services", "one job's state"),
