@@ -84,7 +84,8 @@ def test_a_run_from_end_to_end(teacher: str, student_folder: Path, workplace: Pa
     assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 2, 4]
     scored = [row for row in rows if row.get("scoring/groups")]
     assert all(row["hints/coverage"] > 0 and row["signal/contrast_abs"] > 0 for row in scored)
-    assert [file.name for file in (run_dir / "weights").iterdir()] == ["step-000002.safetensors"]
+    published = sorted(file.name for file in (run_dir / "weights").iterdir())
+    assert published == ["step-000002.safetensors", "step-000004.safetensors"]
     kept = read_rows(run_dir / "rollouts.jsonl")
     assert kept
     for row in kept:
@@ -107,13 +108,14 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(
 
     with Trainer(make_recipe(stopped, student_folder, **settings)) as trainer:
         # Ends the run in the middle of step 4, after the teacher was refreshed.
-        def submit(*_: object) -> None:
-            raise Killed
+        send = trainer._collector._send
 
-        original = trainer._submit
-        trainer._submit = lambda step, *rest: (  # type: ignore[method-assign]
-            original(step, *rest) if step < 3 else submit()  # type: ignore[func-returns-value]
-        )
+        def killed_in_step_4(step: int, *rest: Any) -> Any:
+            if step == 3:
+                raise Killed
+            return send(step, *rest)
+
+        trainer._collector._send = killed_in_step_4  # type: ignore[method-assign]
         with pytest.raises(Killed):
             trainer.run()
     with pytest.raises(InputError, match="already holds a run"):
@@ -149,6 +151,48 @@ def test_cutting_into_micro_batches_changes_nothing(
         after.append(parameters_of(run_dir, 1))
     for name, value in after[0].items():
         torch.testing.assert_close(value, after[1][name], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "rlcsd"},
+        {"kind": "opsd", "top_k_distill": 8},
+        {"kind": "sdpo", "top_k_distill": 8},
+        {"kind": "srpo", "top_k_distill": 8},
+        {"kind": "rlsd"},
+        {"kind": "opsd_ectr", "top_k_distill": 8},
+        {"kind": "rlsd_ectr"},
+        {"kind": "opd", "mode": "policy_gradient"},
+        {"kind": "opd", "mode": "supervised", "top_k_distill": 8},
+        {"kind": "opd", "mode": "reverse_kl", "top_k_distill": 8, "task_reward": 0.5},
+        {"kind": "opd", "mode": "jsd", "top_k_distill": 8},
+    ],
+    ids=lambda method: "-".join(map(str, [method["kind"], method.get("mode", "")])).strip("-"),
+)
+def test_every_method_trains(
+    method: dict[str, Any], teacher: str, student_folder: Path, workplace: Path
+) -> None:
+    run_dir = workplace / "-".join(map(str, method.values()))
+    recipe = make_recipe(
+        run_dir,
+        student_folder,
+        steps=2,
+        method=method,
+        scoring={"address": teacher},
+        hints={"without_hint": "plain"},
+        teacher_refresh={"kind": "live"},
+        batch={"micro_batch_tokens": 2000, "packing": True},
+        evaluation={"problems": 2},
+        metrics={"signals": True},
+    )
+    with Trainer(recipe) as trainer:
+        trainer.run()
+    rows = [row for row in read_rows(run_dir / "metrics.jsonl") if row.get("scoring/groups")]
+    assert rows
+    assert all(row["optim/grad_norm"] > 0 for row in rows)
+    assert all(row["signal/one_sided_abs"] > 0 for row in rows)
+    assert not same(parameters_of(run_dir, 2), load_file(student_folder / "model.safetensors"))
 
 
 def test_grpo_needs_no_teacher(student_folder: Path, workplace: Path) -> None:

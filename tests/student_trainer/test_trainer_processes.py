@@ -77,6 +77,15 @@ def finish(process: subprocess.Popen[bytes]) -> int:
     return process.returncode
 
 
+def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+    def there() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended early: {process.communicate()[1].decode()}")
+        return steps_of(run_dir) >= step
+
+    wait_until(there, seconds=180)
+
+
 def final_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
     """Parameters, the optimizer's state and the teacher's average at the end."""
     checkpoint = run_dir / "checkpoints" / f"step-{STEPS:06d}"
@@ -111,7 +120,7 @@ def test_killed_at_any_moment_it_ends_where_an_undisturbed_run_does(
         process = start(recipe, run_dir, *settings)
         if "resume=true" not in settings:
             settings.append("resume=true")
-        wait_until(lambda step=step: steps_of(run_dir) >= step)  # type: ignore[misc]
+        wait_for_step(process, run_dir, step)
         time.sleep(source.uniform(0, 0.3))
         process.kill()
         process.communicate()
@@ -143,7 +152,7 @@ def test_asked_to_stop_it_ends_after_its_step_and_goes_on_later(
         pytest.skip("a stop makes a checkpoint of its own, over which nothing is sampled ahead")
     run_dir = workplace / "stopped"
     process = start(recipe, run_dir)
-    wait_until(lambda: steps_of(run_dir) >= 1)
+    wait_for_step(process, run_dir, 1)
     process.send_signal(signal.SIGTERM)
     assert finish(process) == 143
     stopped_at = steps_of(run_dir)
@@ -163,8 +172,9 @@ def test_ranks_train_together(recipe: Path, workplace: Path) -> None:
     assert finish(start(recipe, run_dir, kl, launcher=torchrun)) == 0
     rows = read_rows(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
-    assert rows[1]["drift/kl_to_start"] == pytest.approx(0.0, abs=1e-6)
-    assert rows[-1]["drift/kl_to_start"] > 1e-6
+    moved = [row["drift/kl_to_start"] for row in rows if "drift/kl_to_start" in row]
+    assert moved[0] == pytest.approx(0.0, abs=1e-6)
+    assert moved[-1] > 1e-6
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["steps"], summary["heldout_samples"]) == (STEPS, 4)
     # All four groups of every step are there, two of each rank.
