@@ -98,7 +98,7 @@ class Prompts:
         """Tokens of the hint's solution text by itself; 0 when the template does not show it."""
         if not self._template.shows_solution:
             return 0
-        return len(self.tokenizer.encode(hint.text, add_special_tokens=False))
+        return len(self.tokenizer.encode(hint.text, add_special_tokens=False, verbose=False))
 
     def hint_tail(self, hint: Hint, tokens: int) -> Hint:
         """The hint with the longest end of its solution text that takes at most `tokens` tokens.

@@ -72,22 +72,22 @@ class PendingGroup:
         answers = self._answers.result()
         scores = read_scores(self._needs, self._group, self._pairs, answers.scores)
         rollouts, contexts = self._group.rollouts, self._contexts
-        asked = {index for index, _ in self._pairs}
+        hinted = self._needs.reads != "problem"
+        asked = [index for index, hints in enumerate(contexts.hints) if hints or not hinted]
         tokens = aligned_tokens = sum(len(rollouts[index].token_ids) for index in asked)
         if self._aligned is not None:
             aligned_tokens = sum(int(self._aligned[index].aligned.sum()) for index in asked)
             ours = {index: self._aligned[index].to_student(one) for index, one in scores.items()}
             scores = {index: one for index, one in ours.items() if one.scored.any()}
-        hinted = self._needs.reads != "problem"
         counts = replace(
             answers.cost,
-            groups=int(bool(asked)),
+            groups=int(bool(self._pairs)),
             hints=contexts.shown,
             hints_cut=contexts.cut,
             hint_tokens=contexts.tokens,
             hint_tokens_cut=contexts.tokens_cut,
             hints_too_long=contexts.dropped,
-            unhinted=len(rollouts) - len(asked) if hinted else 0,
+            unhinted=len(rollouts) - len(asked),
             tokens=tokens,
             tokens_aligned=aligned_tokens,
             tokens_scored=sum(int(one.scored.sum()) for one in scores.values()),
@@ -187,8 +187,6 @@ class GroupScoring:
                 for index, chosen in enumerate(hinted.hints)
                 if chosen is not None
             }
-        # What holds nothing but special tokens is empty for a teacher with another tokenizer.
-        contexts = {index: places for index, places in contexts.items() if len(responses[index])}
         pairs = pairs_to_score(self._needs, group, contexts, responses)
         fields = JobFields(run_id, name, self._teacher.tokenizer_fingerprint, weights)
 

@@ -51,6 +51,8 @@ def pairs_to_score(
     )
     pairs = {}
     for index, places in contexts.items():
+        if not len(responses[index]):  # special tokens alone, which no other tokenizer knows
+            continue
         ids = _student_top_k(group.rollouts[index], needs.student_top_k)
         for place, context in enumerate(places):
             outputs = (at_first, at_first_wrong)[place] if place < 2 else at_wrong

@@ -60,7 +60,7 @@ class Teacher:
             if job.token_ids is not None:
                 found["given"] = number(context, job.token_ids[starts[r] : starts[r + 1]])
             gaps = self.missing(job, pair)
-            if gaps is not None:
+            if gaps is not None and gaps.any():
                 missing.append(Missing(pair, "TEST"))
                 for name, values in found.items():
                     values[gaps] = -1 if name == "top_k_ids" else np.nan

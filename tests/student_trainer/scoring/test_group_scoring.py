@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from counterhint import ScoringClient, ScoringJob, Weights
+from counterhint import ScoringClient, ScoringJob, Weights, tokenizer_fingerprint
 from counterhint.errors import CounterhintError, EngineFailure, InputError, TokenizerMismatch
 from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import TeacherNeeds
-from student_trainer.prompts import Prompts
+from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig, StudentTokens
 from tests.student_trainer.rollouts_of import NEEDS, make_group
 from tests.student_trainer.scoring.teacher_in_thread import Teacher, number, serve, top_k_of
+from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
 
 Score = Callable[..., list[ScoredGroup]]
 CORRECT = TeacherNeeds(reads="correct_hint", sampled=True)
@@ -348,3 +349,52 @@ def test_a_problem_that_does_not_fit_is_bad_input(score: Score) -> None:
     teacher = Teacher().limited(max_model_len=5)
     with pytest.raises(InputError, match=r"problem p: its prompt takes 2 tokens.*room for 1 "):
         score(teacher, TeacherNeeds(reads="problem", sampled=True), [make_group("rw")])
+
+
+def test_a_teacher_with_another_tokenizer(tmp_path: Path) -> None:
+    ours, theirs = byte_level_tokenizer.__wrapped__(), byte_level_tokenizer.__wrapped__()
+    ours.add_special_tokens({"pad_token": "<|pad|>"})
+    theirs.add_tokens(["=?"])
+    theirs.save_pretrained(tmp_path / "teacher")
+    end = ours.eos_token_id
+    # The last one holds nothing that the teacher could read: it is cut off behind a special token.
+    pad = ours.convert_tokens_to_ids("<|pad|>")
+    responses = [[*ours.encode("a =? b"), end], [*ours.encode("b"), end], ours.encode("cc"), [pad]]
+    group = replace(
+        make_group("rrwr"),
+        rollouts=tuple(
+            replace(rollout, token_ids=np.array(ids, dtype=np.int32))
+            for rollout, ids in zip(make_group("rrwr").rollouts, responses, strict=True)
+        ),
+    )
+
+    def missing(job: ScoringJob, pair: int) -> np.ndarray | None:  # type: ignore[type-arg]
+        tokens = job.responses[job.pairs[pair, 1]]
+        return tokens == ours.encode("b")[0] if len(tokens) == 2 else None
+
+    teacher = Teacher(missing=missing)
+    fingerprint = tokenizer_fingerprint(theirs)
+    teacher.info = replace(teacher.info, tokenizer_fingerprint=fingerprint, vocab_size=300)
+    needs = TeacherNeeds(reads="problem", sampled=True)
+    with serve(teacher, tmp_path) as address, ScoringClient(address, timeout=30) as client:
+        scoring = GroupScoring(
+            client,
+            client.get_teacher(),
+            Prompts(ours, PromptConfig(), ""),
+            needs,
+            HintConfig(),
+            ScoringConfig(teacher_tokenizer=tmp_path / "teacher"),
+            StudentTokens(ours, "f" * 64, [end]),
+            "opd",
+        )
+        scored = scoring.submit(
+            run_id="run", name="group", group=group, hints=[None] * 4, weights=None
+        ).result()
+    assert teacher.jobs[0].tokenizer_fingerprint == fingerprint
+    assert {index: one.scored.tolist() for index, one in scored.scores.items()} == {
+        0: [True, True, False, False, True, True, True],  # "=?" is one token of the teacher's
+        1: [False, True],
+        2: [True, True],
+    }
+    assert (scored.counts.tokens, scored.counts.tokens_aligned) == (12, 9)
+    assert (scored.counts.tokens_scored, scored.counts.rollouts_missing) == (8, 1)
