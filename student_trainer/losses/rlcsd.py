@@ -118,7 +118,7 @@ class Rlcsd(Method):
         residual = (config.beta * config.lam * torch.tanh(e_ctr / config.tau)).clamp(
             config.residual_clip_low, config.residual_clip_high
         )
-        selected = (residual.abs() > config.delta) & targets.mask
+        selected = (residual.abs() > config.delta) & targets.scored_mask()
         changed = advantages + residual
         changed = torch.where(advantages > 0, changed.clamp(min=0), changed.clamp(max=0))
         changed = torch.where(advantages == 0, 0.0, changed)

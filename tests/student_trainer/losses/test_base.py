@@ -20,6 +20,7 @@ from tests.student_trainer.losses.random_batches import (
 TAUGHT = [name for name in METHODS if name != "grpo"]
 FIELDS_BY_TOKEN = (
     "old_log_probs",
+    "advantages",
     "teacher",
     "wrong",
     "teacher_support",
@@ -73,7 +74,8 @@ def test_missing_numbers_of_the_teacher_are_not_read(name: str, value: float) ->
     # A log prob of 0 in their place would be certainty.
     batch = make_batch(build(METHODS[name]), seed=5)
     assert batch.targets.scored is not None
-    names = [field for field in FIELDS_BY_TOKEN if field not in ("old_log_probs", "importance")]
+    own = {"old_log_probs", "advantages", "importance"}
+    names = [field for field in FIELDS_BY_TOKEN if field not in own]
     broken = filled(batch.targets, ~batch.targets.scored, value, *names)
     assert_same(batch, with_targets(batch, **broken))
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +83,14 @@ def test_probabilities_are_averaged_before_the_logarithm() -> None:
 def test_residual_clip_must_be_a_range() -> None:
     with pytest.raises(ValidationError, match="residual_clip_low"):
         RlcsdConfig(residual_clip_low=1, residual_clip_high=-1)
+
+
+def test_tokens_without_the_teachers_numbers_are_never_selected() -> None:
+    # Not even where the clip allows no modulation of 0.
+    method = Rlcsd(RlcsdConfig(residual_clip_low=0.1))
+    targets = make_targets()
+    scored = torch.arange(7) % 2 == 0
+    modulation = method.modulate(replace(targets, scored=scored.expand(3, 7)))
+    assert torch.equal(modulation.selected, targets.mask & scored)
+    kept = targets.advantages.expand(3, 7)[~modulation.selected]
+    assert torch.equal(modulation.advantages[~modulation.selected], kept)
