@@ -1,11 +1,13 @@
 """Weights that jobs name: read from allowed places only, checked by hash, a bounded number kept."""
 
 import hashlib
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import torch
@@ -13,15 +15,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from counterhint.errors import WeightsUnavailable
-from counterhint.jobs import Weights
+from counterhint.jobs import ADAPTER_METADATA, Weights
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-def read_weights(weights: Weights, roots: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file; exactly the bytes that were hashed are parsed.
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """What a weights file holds."""
+
+    tensors: dict[str, torch.Tensor]
+    """Those of a whole model, or of an adapter."""
+    adapter: dict[str, Any] | None
+    """The adapter's settings (peft's `adapter_config.json`); None for a whole model."""
+
+
+def read_weights(weights: Weights, roots: Sequence[Path]) -> WeightsFile:
+    """The content of a weights file; exactly the bytes that were hashed are parsed.
 
     Args:
         weights: what a job names.
@@ -29,7 +41,8 @@ def read_weights(weights: Weights, roots: Sequence[Path]) -> dict[str, torch.Ten
 
     Raises:
         WeightsUnavailable: WEIGHTS_NOT_ALLOWED, WEIGHTS_NOT_FOUND, WEIGHTS_HASH_MISMATCH, or
-            WEIGHTS_INCOMPATIBLE when it is not a safetensors file.
+            WEIGHTS_INCOMPATIBLE when it is not a safetensors file, or its adapter's settings are
+            not JSON.
     """
     path = _allowed_path(weights, roots)
     try:
@@ -46,11 +59,27 @@ def read_weights(weights: Weights, roots: Sequence[Path]) -> dict[str, torch.Ten
             f"{path} has sha256 {found}, but the job names {weights.sha256 or '(none)'}",
         )
     try:
-        return load(content)
+        tensors = load(content)
     except SafetensorError as error:
-        raise _unavailable(
-            weights, "WEIGHTS_INCOMPATIBLE", f"{path} is not a safetensors file ({error})"
-        ) from error
+        raise incompatible(weights, f"{path} is not a safetensors file ({error})") from error
+    settings = _metadata(content).get(ADAPTER_METADATA)
+    if settings is None:
+        return WeightsFile(tensors, None)
+    try:
+        adapter = json.loads(settings)
+    except ValueError as error:
+        raise incompatible(weights, f"its metadata {ADAPTER_METADATA} is not JSON") from error
+    if not isinstance(adapter, dict):
+        raise incompatible(weights, f"its metadata {ADAPTER_METADATA} is not a JSON object")
+    return WeightsFile(tensors, adapter)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file, which its reader of bytes leaves out: the file begins
+    with the length of a JSON header, 8 bytes, little-endian."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
 
 
 def _allowed_path(weights: Weights, roots: Sequence[Path]) -> Path:
@@ -93,25 +122,21 @@ def fit_to_model(
     for name, own in wanted.items():
         same = [other for other in _tied_names(name, wanted) if other in tensors]
         if not same:
-            raise _unavailable(weights, "WEIGHTS_INCOMPATIBLE", f"tensor {name} is not in the file")
+            raise incompatible(weights, f"tensor {name} is not in the file")
         tensor = tensors[same[0]]
         if tensor.shape != own.shape:
-            raise _unavailable(
+            raise incompatible(
                 weights,
-                "WEIGHTS_INCOMPATIBLE",
                 f"tensor {same[0]} is {list(tensor.shape)}, but the teacher's is {list(own.shape)}",
             )
         if any(not torch.equal(tensor, tensors[other]) for other in same[1:]):
-            raise _unavailable(
+            raise incompatible(
                 weights,
-                "WEIGHTS_INCOMPATIBLE",
                 f"tensors {', '.join(same)} differ, but the teacher's model ties them",
             )
         fitted[name] = tensor.to(own.dtype)
     if unknown := sorted(set(tensors) - set(wanted)):
-        raise _unavailable(
-            weights, "WEIGHTS_INCOMPATIBLE", f"tensor {unknown[0]} is not in the teacher's model"
-        )
+        raise incompatible(weights, f"tensor {unknown[0]} is not in the teacher's model")
     return fitted
 
 
@@ -124,6 +149,11 @@ def _tied_names(name: str, state: dict[str, torch.Tensor]) -> list[str]:
         if other != name and tensor.data_ptr() == own.data_ptr() and tensor.shape == own.shape
     ]
     return [name, *others]
+
+
+def incompatible(weights: Weights, message: str) -> WeightsUnavailable:
+    """The error of weights that the teacher's model cannot take."""
+    return _unavailable(weights, "WEIGHTS_INCOMPATIBLE", message)
 
 
 def _unavailable(weights: Weights, reason: str, message: str) -> WeightsUnavailable:
@@ -139,19 +169,13 @@ class LoadedWeights(Generic[T]):
 
     Args:
         bound: how many are kept.
-        read: reads and checks the file; when it raises, nothing is dropped.
-        build: makes what is kept, once there is room for it.
+        prepare: reads and checks the file, and returns what builds that which is kept; it is called
+            once there is room. When it raises, nothing is dropped.
     """
 
-    def __init__(
-        self,
-        bound: int,
-        read: Callable[[Weights], dict[str, torch.Tensor]],
-        build: Callable[[dict[str, torch.Tensor]], T],
-    ) -> None:
+    def __init__(self, bound: int, prepare: Callable[[Weights], Callable[[], T]]) -> None:
         self._bound = bound
-        self._read = read
-        self._build = build
+        self._prepare = prepare
         self._loaded: OrderedDict[tuple[str, str], T] = OrderedDict()
 
     def get(self, weights: Weights) -> T:
@@ -162,11 +186,11 @@ class LoadedWeights(Generic[T]):
         """
         key = (weights.uri, weights.sha256.lower())
         if key not in self._loaded:
-            tensors = self._read(weights)
+            build = self._prepare(weights)
             while len(self._loaded) >= self._bound:
                 (uri, _), _ = self._loaded.popitem(last=False)
                 log.info("dropped weights %s", uri)
-            self._loaded[key] = self._build(tensors)
+            self._loaded[key] = build()
             log.info("loaded weights %s revision %s", weights.name, weights.revision)
         self._loaded.move_to_end(key)
         return self._loaded[key]

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from counterhint.errors import InputError, JobCancelled
 from counterhint.fingerprint import tokenizer_fingerprint
 from counterhint.jobs import ScoringJob, TeacherInfo, Weights, pairs_array
+from teacher_server.adapters import adapted_model, merge_adapter
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.shared_prefix import GroupScorer, check_shareable
 from teacher_server.weights import LoadedWeights, fit_to_model, read_weights
@@ -68,10 +69,10 @@ class TransformersEngine(Engine):
     def __init__(self, options: TransformersOptions) -> None:
         self._options = options
         self.model = load_model(options.model, options.device, options.dtype)
-        self._own = GroupScorer(self.model, options.max_batch_tokens)
+        self._own = self._scorer(self.model)
         self.info = _describe(options, self.model)
         _check_against_plain_forward(self._own, self.info)
-        self._named = LoadedWeights(options.max_loaded_weights, self._read_named, self._build_named)
+        self._named = LoadedWeights(options.max_loaded_weights, self._prepare_named)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
 
     async def score(self, job: ScoringJob) -> Scored:
@@ -101,17 +102,26 @@ class TransformersEngine(Engine):
         scores = scorer.score(job, check)
         return Scored(scores, revision, time.perf_counter() - start)
 
-    def _read_named(self, weights: Weights) -> dict[str, torch.Tensor]:
-        tensors = read_weights(weights, self._options.weights_roots)
-        return fit_to_model(tensors, self.model, weights)
+    def _prepare_named(self, weights: Weights) -> Callable[[], GroupScorer]:
+        file = read_weights(weights, self._options.weights_roots)
+        if file.adapter is None:
+            state = fit_to_model(file.tensors, self.model, weights)
+            return lambda: self._scorer(with_tensors(self.model, state))
+        adapted = adapted_model(self.model, file.tensors, file.adapter, weights)
+        return lambda: self._scorer(merge_adapter(adapted))
 
-    def _build_named(self, state: dict[str, torch.Tensor]) -> GroupScorer:
-        # A copy of the modules around the same parameters, which the loaded ones then replace.
-        shared = {id(parameter): parameter for parameter in self.model.parameters()}
-        model = copy.deepcopy(self.model, shared)
-        device = self.model.device
-        model.load_state_dict({name: t.to(device) for name, t in state.items()}, assign=True)
-        return GroupScorer(model.requires_grad_(False), self._options.max_batch_tokens)
+    def _scorer(self, model: PreTrainedModel) -> GroupScorer:
+        return GroupScorer(model, self._options.max_batch_tokens)
+
+
+def with_tensors(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """A copy of the model with other tensors, all of them."""
+    # A copy of the modules around the same parameters, which the loaded ones then replace.
+    shared = {id(parameter): parameter for parameter in model.parameters()}
+    copied = copy.deepcopy(model, shared)
+    device = model.device
+    copied.load_state_dict({name: t.to(device) for name, t in state.items()}, assign=True)
+    return copied.requires_grad_(False)
 
 
 def load_model(

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from counterhint import Weights
 from counterhint.errors import WeightsUnavailable
+from counterhint.jobs import ADAPTER_METADATA
 from teacher_server.weights import LoadedWeights, fit_to_model, read_weights
 from tests.tiny_models import write_tiny_llama
 
@@ -32,8 +34,20 @@ def reason(weights: Weights, *roots: Path) -> str:
 
 
 def test_a_file_of_an_allowed_root_is_read(file):
-    tensors = read_weights(named(file), [file.parent])
-    torch.testing.assert_close(tensors["x"], torch.arange(6.0).reshape(2, 3))
+    content = read_weights(named(file), [file.parent])
+    torch.testing.assert_close(content.tensors["x"], torch.arange(6.0).reshape(2, 3))
+    assert content.adapter is None
+
+
+def test_the_metadata_make_a_file_an_adapter(file):
+    save_file({"x": torch.ones(1)}, file, {ADAPTER_METADATA: '{"r": 4}', "format": "pt"})
+    assert read_weights(named(file), [file.parent]).adapter == {"r": 4}
+
+
+@pytest.mark.parametrize("settings", ["{", "4"])
+def test_settings_that_are_no_json_object_are_refused(file, settings):
+    save_file({"x": torch.ones(1)}, file, {ADAPTER_METADATA: settings})
+    assert reason(named(file), file.parent) == "WEIGHTS_INCOMPATIBLE"
 
 
 def test_files_elsewhere_are_not_allowed(file, tmp_path):
@@ -51,7 +65,7 @@ def test_files_elsewhere_are_not_allowed(file, tmp_path):
 def test_a_link_that_leads_into_a_root_is_allowed(file, tmp_path):
     link = tmp_path / "link.safetensors"
     link.symlink_to(file)
-    assert "x" in read_weights(named(link), [file.parent])
+    assert "x" in read_weights(named(link), [file.parent]).tensors
 
 
 def test_only_safetensors_are_read(file):
@@ -105,13 +119,13 @@ def test_tied_tensors_may_come_once_or_as_equals(tmp_path, kept):
 def test_the_least_recently_used_weights_go_first():
     read: list[str] = []
 
-    def read_one(weights: Weights) -> dict[str, torch.Tensor]:
+    def prepare(weights: Weights) -> Callable[[], float]:
         if weights.revision == "bad":
             raise WeightsUnavailable("bad", reason="WEIGHTS_NOT_FOUND")
         read.append(weights.revision)
-        return {"x": torch.tensor(float(weights.revision))}
+        return lambda: float(weights.revision)
 
-    loaded = LoadedWeights(2, read_one, lambda tensors: tensors["x"].item())
+    loaded = LoadedWeights(2, prepare)
 
     def get(revision: str) -> float:
         return loaded.get(Weights("run", revision, f"file:///{revision}", "0"))
