@@ -1,6 +1,5 @@
 """The student's pass for a loss: from a batch of tokens to the scores of its response tokens."""
 
-import inspect
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -12,15 +11,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from counterhint.errors import InputError
 from student_trainer.batches import TokenBatch
-from student_trainer.log_probs import (
-    LogitMap,
-    TokenScores,
-    causal_model,
-    decoder_of,
-    head_of,
-    probing,
-    token_scores,
-)
+from student_trainer.log_probs import LogitMap, TokenScores, token_scores
+from student_trainer.model_parts import causal_model, decoder_of, head_of
 
 
 class StudentForward(nn.Module):
@@ -107,46 +99,3 @@ def _checkpointed_forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
     # No random numbers are drawn in evaluation mode.
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-
-@torch.no_grad()
-def check_packing(model: nn.Module) -> None:
-    """Refuses models that let packed rows see each other, or that number their positions wrongly.
-
-    Two rows are packed and compared with the second row behind another first row, and alone.
-
-    Raises:
-        InputError: the model cannot be trained with `batch.packing`.
-    """
-    inner = causal_model(model)
-    refusal = InputError(
-        f"batch.packing is true, but {type(inner).__name__} does not keep the rows of one sequence "
-        "apart: set batch.packing to false"
-    )
-    parameters = inspect.signature(decoder_of(model).forward).parameters
-    if "position_ids" not in parameters:
-        raise refusal
-    generator = torch.Generator().manual_seed(0)
-    vocab = inner.config.get_text_config().vocab_size
-    first, other, second = torch.randint(vocab, (3, 1, 12), generator=generator)
-    positions = torch.arange(12)[None]
-
-    def last_row(*rows: Tensor) -> Tensor:
-        none = torch.zeros(0, dtype=torch.long)
-        batch = TokenBatch(
-            torch.cat(rows, dim=1).to(inner.device),
-            torch.cat([positions] * len(rows), dim=1).to(inner.device),
-            None,
-            none,
-            none,
-        )
-        with probing(inner):
-            return hidden_states(model, batch)[:, -12:].float()
-
-    packed = last_row(first, second)
-    scale = packed.abs().max()
-    # The same shapes give the same numbers; alone, the kernels and so the rounding may differ.
-    mixed = (packed - last_row(other, second)).abs().max()
-    moved = (packed - last_row(second)).abs().max()
-    if not (mixed <= 1e-5 * scale and moved <= 0.05 * scale):
-        raise refusal

@@ -9,17 +9,18 @@ head. With z a position's logits, p = softmax(z) and H its entropy,
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import PreTrainedModel
 
-from counterhint.errors import InputError
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-CHUNK_BYTES = 128 * 2**20
-"""Most bytes of one chunk's logits in float32; at most three tensors of this size exist at once."""
+CHUNK_BYTES = 256 * 2**20
+"""Most bytes of one chunk's logits in float32 (441 positions at a vocabulary of 151,936). At most
+three tensors of this size exist at once."""
 
 
 class TokenScores(NamedTuple):
@@ -47,7 +48,7 @@ class LogitMap:
     """The sampler's temperature."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, temperature: float) -> "LogitMap":
+    def of(cls, model: "PreTrainedModel", temperature: float) -> "LogitMap":
         """What a model's configuration says."""
         config = model.config.get_text_config()
         factor = float(getattr(config, "logit_scale", None) or 1.0)
@@ -193,8 +194,13 @@ class _TokenScores(torch.autograd.Function):
                     continue
                 if narrow.dtype == grad_weight.dtype:
                     grad_weight.addmm_(narrow.t(), hidden[rows])
-                else:  # the sum over chunks stays in float32
-                    grad_weight += narrow.t() @ hidden[rows]
+                    continue
+                # The sum over chunks stays in float32; each product is a part of the weight's rows.
+                part = max(1, CHUNK_BYTES // hidden[0].nbytes)
+                for total, columns in zip(
+                    grad_weight.split(part), narrow.t().split(part), strict=True
+                ):
+                    total += columns @ hidden[rows]
         return (
             None if grad_hidden is None else grad_hidden.to(ctx.hidden_dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -243,59 +249,3 @@ class _Chunks:
         if self._spare is None:
             self._spare = torch.empty_like(self._logits)
         return self._spare[: len(logits)]
-
-
-def causal_model(model: nn.Module) -> PreTrainedModel:
-    """The causal language model itself, also where adapters of peft are around it."""
-    adapted = getattr(model, "get_base_model", None)
-    found = model if adapted is None else adapted()
-    assert isinstance(found, PreTrainedModel)
-    return found
-
-
-def decoder_of(model: nn.Module) -> nn.Module:
-    """The part of a model that gives hidden states."""
-    return causal_model(model).base_model
-
-
-def head_of(model: nn.Module) -> nn.Linear:
-    """The language model head.
-
-    Raises:
-        InputError: it is not a linear map, or adapters are on it.
-    """
-    head = causal_model(model).get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise InputError(
-            f"the head of {type(causal_model(model)).__name__} is a {type(head).__name__}; the "
-            "trainer needs a plain linear map: use another model, or leave the head out of the "
-            "adapter's target modules"
-        )
-    return head
-
-
-def probing(model: PreTrainedModel) -> torch.autocast:
-    """The context of a pass that looks at a model's ways: flash attention needs half precision."""
-    half = str(model.config._attn_implementation).startswith("flash")
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=half)
-
-
-@torch.no_grad()
-def check_head(model: nn.Module) -> None:
-    """Refuses models whose logits are more than `LogitMap` of a linear map of the hidden state.
-
-    Raises:
-        InputError: the model's logits are otherwise.
-    """
-    inner = causal_model(model)
-    probe = torch.tensor([[0, 1]], device=inner.device)
-    with probing(inner):
-        hidden = decoder_of(model)(input_ids=probe, use_cache=False).last_hidden_state
-        ours = LogitMap.of(inner, 1.0).apply_(head_of(model)(hidden).float())
-        theirs = inner(input_ids=probe, use_cache=False).logits.float()
-    # In half precision, scaled logits are rounded by up to 0.4 %.
-    if not (ours - theirs).abs().max() <= 0.01 * theirs.abs().max():
-        raise InputError(
-            f"{type(inner).__name__} does more to its logits than scaling and soft-capping them, "
-            "which the trainer does not know: use another model"
-        )

@@ -1,13 +1,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Gemma2Config, GraniteConfig
 
-from counterhint.errors import InputError
 from student_trainer import log_probs
-from student_trainer.log_probs import LogitMap, TokenScores, check_head, token_scores
-from student_trainer.models import Student
-from tests.tiny_models import write_model
+from student_trainer.log_probs import LogitMap, TokenScores, token_scores
 
 VOCAB, HIDDEN, COUNT, SUPPORT = 23, 6, 9, 4
 PLAIN = LogitMap()
@@ -133,34 +129,3 @@ def test_autocast_multiplies_in_bfloat16_and_adds_up_in_float32(
     for tensor in whole:
         assert tensor.dtype == torch.float32
     torch.testing.assert_close(whole, by_rows, atol=0.02, rtol=0.02)
-
-
-def test_scaled_and_capped_logits_are_known(tmp_path_factory: pytest.TempPathFactory) -> None:
-    size = {
-        "vocab_size": 31,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "initializer_range": 0.5,
-    }
-    gemma = Gemma2Config(**size, head_dim=8, final_logit_softcapping=1.5)
-    granite = GraniteConfig(**size, logits_scaling=4.0)
-    for config in (gemma, granite):
-        check_head(write_model(tmp_path_factory.mktemp("model"), config))
-    assert LogitMap.of(write_model(tmp_path_factory.mktemp("model"), gemma), 1.0).soft_cap == 1.5
-
-
-def test_other_maps_of_the_logits_are_refused(student: Student) -> None:
-    check_head(student.model)
-    forward = student.model.forward
-
-    def scaled(*args: object, **kwargs: object) -> object:
-        output = forward(*args, **kwargs)
-        output.logits = output.logits * 0.5
-        return output
-
-    student.model.forward = scaled
-    with pytest.raises(InputError, match="LlamaForCausalLM does more"):
-        check_head(student.model)
