@@ -74,12 +74,13 @@ def write_model_folder(folder: Path, config: PreTrainedConfig) -> None:
 def write_paper_data(folder: Path) -> None:
     """Writes every data file that the paper's recipes name, with a few problems each."""
     folder.mkdir(parents=True)
-    for number, level in enumerate(("5-7", "6-8", "7-10")):
-        _write(folder / f"deepmath-level{level}.jsonl", [_sum(100 * number, i) for i in range(9)])
+    for number, level in enumerate(("5_7", "6_8", "7_10")):
+        rows = [_sum(100 * number, i) for i in range(9)]
+        _write(folder / f"deepmath_filtered_level{level}.jsonl", rows)
     for number, name in enumerate(("amc23", "aime24", "aime25"), start=5):
         _write(folder / f"{name}.jsonl", [_sum(100 * number, i, False) for i in range(3)])
-    for number, name in enumerate(("4to8", "4to8-test", "9", "10", "11")):
-        _write(folder / f"kk-{name}.jsonl", [_puzzle(100 * number + i) for i in range(5)])
+    for number, name in enumerate(("4to8", "4to8_test", "9", "10", "11")):
+        _write(folder / f"kk_{name}.jsonl", [_puzzle(100 * number + i) for i in range(5)])
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

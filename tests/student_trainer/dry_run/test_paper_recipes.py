@@ -9,7 +9,7 @@ from tests.student_trainer.paper_models import SHAPES, write_model_folder, write
 
 PAPER = Path("recipes/paper").absolute()
 RECIPES = sorted(PAPER.glob("*-*.yaml"))
-METHODS = sorted((PAPER / "methods").glob("*.yaml"))
+METHODS = sorted((PAPER.parent / "methods").glob("*.yaml"))
 PARAMETERS = {
     "qwen3-1.7b": "1,720,574,976",
     "qwen3-4b": "4,022,468,096",
@@ -50,3 +50,15 @@ def test_only_the_weights_are_missing(
         assert PARAMETERS[recipe.stem.rpartition("-")[0]] in found["model"].text
         assert found["recipe"].text.split()[1].startswith(method.stem)
         assert found["teacher"].level == ("ok" if method.stem == "grpo" else "warning")
+
+
+def test_the_logic_task_needs_no_files(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    generated = PAPER / "data" / "logic-generated.yaml"
+    # Fewer problems than in the recipe: the larger puzzles take a tenth of a second each.
+    fewer = [f"evaluation.sets.kk-{people}.problems=2" for people in (9, 10, 11)]
+    nobody = ["scoring.address=unix:///nowhere", "scoring.connect_timeout=0.01"]
+    overrides = [f"include={generated}", "evaluation.problems=10", *fewer, *nobody]
+    checks = dry_run(PAPER / "qwen3-1.7b-logic.yaml", overrides, {})
+    assert [check.name for check in checks.checks if check.level == "problem"] == ["weights"]
+    assert "finds the boxed answer" in next(c.text for c in checks.checks if c.name == "verifier")
