@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from counterhint.errors import EngineFailure
 from counterhint.tensors import TokenIds
 from student_trainer.config import Config
 from student_trainer.log_probs import LogitMap
@@ -80,6 +81,11 @@ class BuiltInSampler(Sampler):
         position = mask.sum(dim=1)
         width = mask.shape[1] - request.max_new_tokens
         for step in range(request.max_new_tokens):
+            if self._revision != wave.revision:
+                raise EngineFailure(
+                    "the student was updated while groups were being sampled from it",
+                    reason="WEIGHTS_CHANGED",
+                )
             token = wave.draw(rows, step, self._logits(hidden, request.temperature), generator)
             ended = torch.isin(token, self._end_ids)
             if bool(ended.any()):
@@ -156,7 +162,7 @@ class _Wave:
         self, prompts: int, request: SamplingRequest, revision: int, device: torch.device
     ) -> None:
         self._request = request
-        self._revision = revision
+        self.revision = revision
         self.rows = prompts * request.group_size
         shape = self.rows, request.max_new_tokens
         self._ids = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -212,7 +218,7 @@ class _Wave:
                 entropies=entropies[row, :length].copy(),
                 finished=finished,
                 top_k_ids=top_k_ids[row, :length].copy() if self._request.top_k else None,
-                revision=self._revision,
+                revision=self.revision,
             )
             for row, (length, finished) in enumerate(
                 zip(self._lengths[rows].tolist(), self._finished[rows].tolist(), strict=True)

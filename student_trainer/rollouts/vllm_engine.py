@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -107,33 +108,35 @@ class VllmSampler(Sampler):
         self, prompts: Sequence[TokenIds], request: SamplingRequest
     ) -> Iterator[tuple[int, tuple[Sample, ...]]]:
         """See `Sampler.sample_groups`."""
-        if self._revision is None:
-            raise EngineFailure("no weights have been loaded", reason="WEIGHTS_NOT_LOADED")
         check_temperature(request.temperature)
         check_lengths(prompts, request.max_new_tokens, self._engine.model_config.max_model_len)
-        revision = self._revision
-        places: dict[str, tuple[int, int]] = {}  # prompt and row of each request under way
-        groups: dict[int, dict[int, Response]] = {}
+        most_rows = max(request.max_rows, request.group_size)
         waiting = iter(enumerate(prompts))
+        groups: dict[int, _Group] = {}
+        places: dict[str, tuple[int, int]] = {}  # prompt and row of each request under way
         try:
             while True:
-                while len(places) + request.group_size <= max(request.max_rows, request.group_size):
-                    index, prompt = next(waiting, (None, None))
-                    if index is None or prompt is None:
-                        break
-                    groups[index] = {}
+                for index, prompt in itertools.islice(
+                    waiting, (most_rows - len(places)) // request.group_size
+                ):
+                    groups[index] = _Group(self._current_revision())
                     for row in range(request.group_size):
                         places[self._add(prompt, request, index, row)] = index, row
                 if not places:
                     return
                 for output in self._engine.step():
                     index, row = places.pop(output.request_id)
-                    groups[index][row] = read_response(output.outputs[0], request.top_k)
-                    if len(groups[index]) == request.group_size:
-                        rows = groups.pop(index)
-                        yield index, tuple(rows[row].sample(revision) for row in sorted(rows))
+                    group = groups[index]
+                    group.responses[row] = read_response(output.outputs[0], request.top_k)
+                    if len(group.responses) == request.group_size:
+                        yield index, groups.pop(index).samples()
         finally:
             self._engine.abort_request(list(places))
+
+    def _current_revision(self) -> int:
+        if self._revision is None:
+            raise EngineFailure("no weights have been loaded", reason="WEIGHTS_NOT_LOADED")
+        return self._revision
 
     def _add(self, prompt: TokenIds, request: SamplingRequest, index: int, row: int) -> str:
         name = next(self._request_ids)
@@ -154,6 +157,17 @@ class VllmSampler(Sampler):
         self._engine.engine_core.shutdown()
         del self._engine
         cleanup_dist_env_and_memory()
+
+
+@dataclass(slots=True)
+class _Group:
+    """A group under way."""
+
+    revision: int
+    responses: dict[int, Response] = field(default_factory=dict)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return tuple(self.responses[row].sample(self.revision) for row in sorted(self.responses))
 
 
 def _start(arguments: dict[str, Any]) -> "LLMEngine":

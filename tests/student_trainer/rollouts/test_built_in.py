@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from counterhint.errors import EngineFailure
 from counterhint.tensors import TokenIds
 from student_trainer.models import Student
 from student_trainer.rollouts.base import Sample, SamplingRequest
@@ -100,3 +101,12 @@ def test_samples_name_the_weights_that_drew_them(student: Student) -> None:
             sampler.load_weights((), revision)
             for _, samples in sampler.sample_groups(PROMPTS, REQUEST):
                 assert {s.revision for s in samples} == {revision}
+
+
+def test_an_update_within_a_wave_is_refused(student: Student) -> None:
+    with BuiltInSampler(student) as sampler:
+        groups = sampler.sample_groups(PROMPTS, replace(REQUEST, max_new_tokens=200))
+        next(groups)
+        sampler.load_weights((), 1)
+        with pytest.raises(EngineFailure, match="updated while groups were being sampled"):
+            list(groups)
