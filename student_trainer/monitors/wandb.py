@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import wandb
 
 
+_FLUSH_SECONDS = 1.0
+"""Between two writes of the run's file: what a killed process can lose of it."""
+
+
 class WandbConfig(Config):
     """Figures for Weights & Biases, in the folder `wandb` of the run."""
 
@@ -41,7 +45,8 @@ class WandbMonitor(Monitor):
 
     A resumed run goes on with the same W&B run. W&B takes nothing back, so steps that are taken
     again after a crash keep the figures of the first time. Offline, every start of the trainer
-    makes a folder of its own with the same run id.
+    makes a folder of its own with the same run id, and a killed trainer may leave out the steps of
+    its last second, which `metrics.jsonl` has.
 
     Args:
         config: which run.
@@ -91,13 +96,17 @@ class WandbMonitor(Monitor):
                 id=self._id,
                 resume="allow" if self._config.mode == "online" else None,
                 config=dict(recipe),
-                settings=wandb.Settings(console="off", silent=True),
+                settings=wandb.Settings(
+                    console="off", silent=True, x_transaction_log_flush_interval=_FLUSH_SECONDS
+                ),
             )
         except wandb.Error as error:
             raise InputError(
                 f"monitors.wandb: {error}; log in with `wandb login`, or set "
                 "monitors.wandb.mode=offline"
             ) from error
+        if self._config.mode == "online":  # the server knows what reached it
+            self._last_step = self._run.starting_step - 1
         self._keep_place()
 
     def log(self, row: Mapping[str, float]) -> None:

@@ -77,20 +77,32 @@ def test_offline_figures_and_recipe_are_in_the_runs_folder(tmp_path: Path) -> No
     assert list(run.tags) == ["tiny"]
     recipe = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert recipe["method"] == {"kind": "rlcsd"}
+    log_steps(tmp_path / "demo", range(1))  # a new run in the same folder is another one
+    assert len({run.run_id for run in runs(tmp_path / "demo")}) == 2
 
 
-def test_a_resumed_run_goes_on_with_the_same_one_and_has_each_step_once(tmp_path: Path) -> None:
-    log_steps(tmp_path, range(4))
-    time.sleep(1)  # wandb names its folders by the second
+def test_a_killed_run_that_is_resumed_has_each_step_once(tmp_path: Path) -> None:
+    program = f"""
+        import time
+        from pathlib import Path
+        from student_trainer.monitors import WandbConfig
+        monitor = WandbConfig(mode="offline").build(Path({str(tmp_path)!r}))
+        monitor.start({{}}, 10)
+        for step in range(4):
+            monitor.log({{"step": step, "rollout/reward": 0.5}})
+        time.sleep(600)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    try:
+        deadline = time.monotonic() + 60
+        while len(history(tmp_path)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
     log_steps(tmp_path, range(3, 6), resumed_step=2)
     assert [row["_step"] for row in history(tmp_path)] == [0, 1, 2, 3, 4, 5]
     assert len({run.run_id for run in runs(tmp_path)}) == 1
-
-
-def test_a_new_run_in_the_same_folder_is_another_one(tmp_path: Path) -> None:
-    log_steps(tmp_path, range(2))
-    log_steps(tmp_path, range(2))
-    assert len({run.run_id for run in runs(tmp_path)}) == 2
 
 
 def test_without_wandb_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
