@@ -317,8 +317,11 @@ class Trainer:
             **importance,
             **figures,
             "optim/lr": self._optimizer.learning_rate(step),
-            "scoring/wait_seconds": waited,
-            "scoring/wait_share": waited / seconds,
+            **(
+                {}
+                if self._scoring is None
+                else {"scoring/wait_seconds": waited, "scoring/wait_share": waited / seconds}
+            ),
             "time/step_seconds": seconds,
             "time/sampling_seconds": watch.seconds["sampling"],
             "time/update_seconds": watch.seconds["update"],

@@ -114,7 +114,7 @@ def staleness_metrics(rollouts: RolloutFigures, revision: int) -> dict[str, floa
         revision: number of the weights that the step starts from.
 
     Returns:
-        Mean and maximum, in updates between the two; 0 when sampling does not run ahead.
+        Mean and maximum, in steps between the two; 0 when sampling does not run ahead.
     """
     staleness = revision - rollouts.revision
     return {"staleness/mean": float(staleness.mean()), "staleness/max": float(staleness.max())}

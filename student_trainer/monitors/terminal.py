@@ -204,5 +204,5 @@ _LINE = (
     ("staleness/mean", "stale", _number),
     ("time/tokens_per_second", "tokens/s", _number),
 )
-_UNLESS_ZERO = {"scoring/wait_share", "staleness/mean"}
-"""Figures that only say something where there is scoring, or sampling that runs ahead."""
+_UNLESS_ZERO = {"staleness/mean"}
+"""Figures that only say something where sampling runs ahead."""

@@ -140,7 +140,7 @@ CHARTS = (
     ),
     Chart(
         "Staleness",
-        "updates between the weights that sampled and those that learn",
+        "steps between the weights that sampled and those that learn",
         (Line("staleness/mean", "mean"), Line("staleness/max", "largest")),
     ),
     Chart(

@@ -61,7 +61,7 @@ def test_staleness_and_divergence_are_shown_where_there_are_any() -> None:
     assert "KL 0.0125  stale 0.75" in plain_lines([row])[1]
     assert "KL to start" in screen(100, [row])
     assert "staleness" in screen(100, [row])
-    still = {"step": 1.0, "staleness/mean": 0.0, "scoring/wait_share": 0.0}
+    still = {"step": 1.0, "staleness/mean": 0.0}
     assert plain_lines([still])[1].startswith("step 1/4  left")
     assert "staleness" not in screen(100, [still])
 
