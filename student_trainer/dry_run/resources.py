@@ -27,23 +27,22 @@ class Memory:
     weights: int
     """Weights, gradients and optimizer state in float32, and the average of an EMA teacher."""
     activations: int
-    """What one micro-batch keeps for the backward pass."""
+    """What one micro-batch keeps for the backward pass, copies of weights in half precision
+    included."""
     logits: int
     """Logits of one chunk of positions."""
-    cache: int
-    """Keys and values of the built-in sampler; 0 with others."""
+    sampling: int
+    """Keys and values of the built-in sampler, and of several ranks the whole model, which it needs
+    on each; 0 with other samplers."""
 
     @property
     def peak(self) -> int:
-        """The largest sum: activations and the sampler's cache are not there at the same time."""
-        return self.weights + max(self.activations + self.logits, self.cache)
+        """The largest sum: a run samples and updates by turns."""
+        return self.weights + max(self.activations + self.logits, self.sampling)
 
 
 def estimate_memory(recipe: Recipe, student: Student, longest_prompt: int, ranks: int) -> Memory:
     """What training takes on each of several ranks.
-
-    Activations are counted by the layer: with checkpointing one hidden state a layer and all of one
-    layer's, otherwise all of every layer. Attention is assumed not to keep its `[T, T]` scores.
 
     Args:
         recipe: the recipe.
@@ -51,28 +50,70 @@ def estimate_memory(recipe: Recipe, student: Student, longest_prompt: int, ranks
         longest_prompt: tokens of the longest prompt.
         ranks: processes that the weights are divided over.
     """
-    config = student.model.config.get_text_config()
     parameters = sum(parameter.numel() for parameter in student.model.parameters())
     trained = sum(parameter.numel() for parameter in student.trainable().values())
     copies = _WEIGHT_COPIES_TRAINED + (recipe.teacher_refresh.kind == "ema")
     weights = _FLOAT32 * (parameters - trained + copies * trained) // ranks
-    width = 2 if recipe.student.dtype == "bfloat16" else _FLOAT32
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or hidden // heads
-    keys = head * (getattr(config, "num_key_value_heads", None) or heads)
-    # Of a token in a layer: two norms' inputs and outputs and two residuals, queries and the
-    # attention's output, keys and values, and the MLP's gate, activation, up and product.
-    layer = 6 * hidden + 2 * heads * head + 2 * keys + 4 * config.intermediate_size
     row = longest_prompt + recipe.rollouts.max_new_tokens
-    tokens = max(recipe.batch.micro_batch_tokens, row)
-    kept = layers * hidden + layer if recipe.student.gradient_checkpointing else layers * layer
-    cache = 0
+    activations = activation_bytes(recipe, student, max(recipe.batch.micro_batch_tokens, row))
+    width = _width(recipe)
+    if width < _FLOAT32 and ranks == 1:  # autocast keeps what it has cast
+        activations += width * parameters
+    sampling = 0
     if isinstance(recipe.rollouts.sampler, BuiltInSamplerConfig):
         groups = math.ceil(recipe.rollouts.prompts_per_step / ranks)
         rows = min(groups * recipe.rollouts.group_size, recipe.rollouts.max_rows)
-        cache = rows * row * layers * 2 * keys * width
-    return Memory(weights, tokens * kept * width, _CHUNKS * CHUNK_BYTES, cache)
+        shape = _Shape.of(student)
+        sampling = rows * row * shape.layers * 2 * shape.keys * width
+        sampling += width * parameters if ranks > 1 else 0
+    return Memory(weights, activations, _CHUNKS * CHUNK_BYTES, sampling)
+
+
+def activation_bytes(recipe: Recipe, student: Student, tokens: int) -> int:
+    """Bytes that a pass over that many tokens keeps for its backward pass, about.
+
+    With checkpointing one hidden state a layer and all of one layer's, otherwise all of every
+    layer's. Attention is assumed not to keep its `[T, T]` scores.
+    """
+    shape = _Shape.of(student)
+    # Of a token in a layer. In float32 also under autocast: inputs and outputs of two norms, two
+    # residuals. In the precision of the pass: inputs of queries and MLP, queries and the
+    # attention's output, keys and values, and the MLP's gate, activation, up and product.
+    layer = _FLOAT32 * 6 * shape.hidden + _width(recipe) * (
+        2 * shape.hidden + 2 * shape.queries + 2 * shape.keys + 4 * shape.intermediate
+    )
+    if recipe.student.gradient_checkpointing:
+        return tokens * (shape.layers * _FLOAT32 * shape.hidden + layer)
+    return tokens * shape.layers * layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Sizes of a model: values a token, and layers."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    queries: int
+    keys: int
+
+    @classmethod
+    def of(cls, student: Student) -> "_Shape":
+        config = student.model.config.get_text_config()
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = getattr(config, "num_key_value_heads", None) or heads
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            heads * head,
+            keys * head,
+        )
+
+
+def _width(recipe: Recipe) -> int:
+    return 2 if recipe.student.dtype == "bfloat16" else _FLOAT32
 
 
 def check_memory(
@@ -86,8 +127,8 @@ def check_memory(
         f"activations {_bytes(memory.activations)}",
         f"logits {_bytes(memory.logits)}",
     ]
-    if memory.cache:
-        parts.append(f"the sampler's cache {_bytes(memory.cache)} instead")
+    if memory.sampling:
+        parts.append(f"instead of these two while sampling {_bytes(memory.sampling)}")
     text = (
         f"about {_bytes(memory.peak)} on each of {ranks} process(es): {', '.join(parts)}; "
         f"this {device.type} has {_bytes(has := _memory_of(device))}"
@@ -98,7 +139,7 @@ def check_memory(
     ways = []
     if memory.weights > has // 2:
         ways.append("more processes (torchrun) or student.lora")
-    if memory.cache > memory.activations:
+    if memory.sampling > memory.activations:
         ways.append("a lower rollouts.max_rows, or a vllm sampler")
     elif not recipe.student.gradient_checkpointing:
         ways.append("student.gradient_checkpointing=true")
