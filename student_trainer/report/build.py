@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from student_trainer.report.charts import charts_html
+from student_trainer.report.evaluations import evaluations_html
 from student_trainer.report.formatting import duration, number, percent
 from student_trainer.report.outcome import Outcome, headline, in_plain_words, read_outcome
 from student_trainer.report.run_folder import RunFolder, read_run_folder
@@ -48,6 +49,7 @@ def write_report(run_dir: Path) -> Path:
         words="".join(f"<p>{escape(text)}</p>" for text in in_plain_words(outcome)),
         facts=_facts(run, outcome),
         figures=_figures(outcome),
+        evaluations=evaluations_html(run),
         curves=curves,
         missing_curves=_missing_curves(missing),
         rollouts_title=_rollouts_title(run),
