@@ -5,6 +5,7 @@ Rollouts with a positive advantage learn from the reward, the others from the te
 correct hint; among the latter, tokens at which the teacher is sure count more.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -24,9 +25,6 @@ from student_trainer.losses.base import (
 )
 from student_trainer.losses.sdpo import SdpoSettings, sdpo_tokens
 from student_trainer.losses.surrogate import dual_clipped_surrogate
-
-SMALLEST_LOG_WEIGHT = -80.0
-"""Bound on −β·H before exp, so that the weights' sum never vanishes in float32."""
 
 
 class SrpoConfig(SdpoSettings):
@@ -61,7 +59,9 @@ class Srpo(Method):
     def weights(self, targets: Targets) -> Tensor:
         """exp(−β·H), `[B, T]`; 0 at tokens that are not routed to the teacher."""
         log_weights = -self.config.beta * teacher_entropy(targets)
-        weights = log_weights.clamp(min=SMALLEST_LOG_WEIGHT).exp()
+        # So that their sum cannot vanish: at least e^-78 in float32, e^-637 in float64.
+        smallest = 0.9 * math.log(torch.finfo(log_weights.dtype).tiny)
+        weights = log_weights.clamp(min=smallest).exp()
         return torch.where(self.routed(targets), weights, 0.0)
 
     def totals(self, targets: Targets) -> dict[str, Tensor]:
