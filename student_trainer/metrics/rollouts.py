@@ -25,7 +25,7 @@ class RolloutFigures:
     mixed: NDArray[np.bool_]
     """`[R]`: whether its group holds right and wrong rollouts."""
     entropy: NDArray[np.float64]
-    """`[R]`: sum over its tokens, in nats; NaN where nobody computed it."""
+    """`[R]`: sum over its tokens, in nats; NaN where the sampler gives none."""
     revision: NDArray[np.int64]
     """`[R]`: number of the weights that drew it."""
     wrong_hints: NDArray[np.int64]
@@ -39,7 +39,6 @@ class RolloutFigures:
         groups: Sequence[Group],
         hints: Sequence[Sequence[RolloutHints | None]],
         trained: Sequence[Collection[int]],
-        entropies: Sequence[NDArray[np.floating]] | None = None,
     ) -> Self:
         """The figures of some groups.
 
@@ -47,21 +46,16 @@ class RolloutFigures:
             groups: the groups.
             hints: of each rollout of each group.
             trained: the indices of each group's rollouts that have a training row.
-            entropies: of each rollout's tokens, groups one after another, from the trainer's own
-                pass; stand in for those that the sampler does not give.
         """
         rollouts = [rollout for group in groups for rollout in group.rollouts]
-        own = entropies if entropies is not None else [None] * len(rollouts)
-        known = [
-            rollout.entropies if rollout.entropies is not None else passed
-            for rollout, passed in zip(rollouts, own, strict=True)
-        ]
         return cls(
             reward=np.array([rollout.reward for rollout in rollouts], np.float64),
             length=np.array([len(rollout.token_ids) for rollout in rollouts], np.int64),
             finished=np.array([rollout.finished for rollout in rollouts], np.bool_),
             mixed=np.array([group.mixed for group in groups for _ in group.rollouts], np.bool_),
-            entropy=np.array([np.nan if e is None else e.sum() for e in known], np.float64),
+            entropy=np.array(
+                [np.nan if r.entropies is None else r.entropies.sum() for r in rollouts], np.float64
+            ),
             revision=np.array([rollout.revision for rollout in rollouts], np.int64),
             wrong_hints=np.array(
                 [-1 if one is None else len(one.wrong) for one in chain(*hints)], np.int64

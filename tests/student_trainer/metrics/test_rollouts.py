@@ -58,14 +58,6 @@ def test_what_does_not_apply_is_absent() -> None:
     assert "rollout/length_wrong" in metrics
 
 
-def test_entropies_of_the_trainer_stand_in_for_the_samplers() -> None:
-    group = changed(make_group("rw"), entropies=None)
-    passed = [np.full(3, 0.1, np.float32)] * 2
-    found = RolloutFigures.of([group], [(None, None)], [()], entropies=passed)
-    assert found.entropy == pytest.approx([0.3, 2.1])
-    assert rollout_metrics(found)["rollout/entropy"] == pytest.approx(0.4)
-
-
 def test_rollouts_without_entropy_do_not_dilute_the_mean() -> None:
     metrics = rollout_metrics(figures(changed(make_group("rw"), entropies=None)))
     assert metrics["rollout/entropy"] == pytest.approx(0.7)
