@@ -135,7 +135,7 @@ class GroupScoring:
         if needs.teacher_top_k > teacher.max_top_k:
             raise InputError(
                 f"{method} needs the teacher's {needs.teacher_top_k} most probable tokens, but "
-                f"the teacher gives at most {teacher.max_top_k}: lower method.top_k, or "
+                f"the teacher gives at most {teacher.max_top_k}: lower method.top_k_distill, or "
                 "start the teacher with a larger --max-top-k"
             )
         self._client = client
