@@ -71,7 +71,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, base: Path) -> None:
         use_rslora=config.rslora,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type=peft.TaskType.CAUSAL_LM,
-        base_model_name_or_path=str(base),
+        base_model_name_or_path=str(base.resolve()),
         inference_mode=False,
     )
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

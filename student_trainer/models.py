@@ -55,6 +55,9 @@ class StudentConfig(Config):
     `liger-kernel` is installed and knows the model."""
     lora: LoraConfig | None = None
     """Trains a low-rank adapter in place of the whole model."""
+    whole_gradients: bool = False
+    """Of several ranks: each keeps whole gradients over the micro-batches of an update, and they
+    are summed over the ranks once, not after each micro-batch. Less traffic, more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Student:
     """Where it was loaded from."""
     lora: LoraConfig | None = None
     """Its adapter's, where it has one."""
+    whole_gradients: bool = False
+    """Whether gradients are summed over the ranks once an update."""
 
     def autocast(self) -> torch.autocast:
         """The context in which its passes run."""
@@ -191,6 +196,7 @@ def _assembled(config: StudentConfig, model: PreTrainedModel, device: torch.devi
         device,
         config.model,
         config.lora,
+        config.whole_gradients,
     )
 
 

@@ -71,14 +71,14 @@ def shard(forward: StudentForward, student: Student, ranks: Ranks) -> None:
         forward(idle_batch(student.device))
 
 
-@contextmanager
-def accumulating(forward: StudentForward, *, last: bool) -> Iterator[None]:
-    """Within it, a backward pass adds to the gradients; only the last one of an update sums them
-    over the ranks. Until then every rank holds whole gradients of its own.
+def sum_gradients(forward: StudentForward, student: Student, *, last: bool) -> None:
+    """Decides what the next backward pass does with the gradients that it adds.
+
+    They are summed over the ranks in each pass, or, with `whole_gradients`, in the last of an
+    update only: until then every rank holds a whole gradient of its own.
     """
-    for part in _parts(forward)[:1]:
-        part.set_requires_gradient_sync(last)
-    yield
+    for root in _parts(forward)[:1]:
+        root.set_requires_gradient_sync(last or not student.whole_gradients)
 
 
 @contextmanager

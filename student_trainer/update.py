@@ -11,7 +11,6 @@ from student_trainer.batches import (
     BatchConfig,
     MicroBatch,
     Row,
-    TokenBatch,
     micro_batches,
     shuffled_parts,
 )
@@ -21,7 +20,7 @@ from student_trainer.losses import Method, StudentLogProbs
 from student_trainer.models import Student
 from student_trainer.optimizer import Optimizer
 from student_trainer.ranks import Ranks
-from student_trainer.sharding import accumulating
+from student_trainer.sharding import idle_batch, sum_gradients
 
 Progress = Callable[[str, int, int], None]
 
@@ -111,11 +110,13 @@ class Updater:
         metrics: dict[str, float] = {}
         for done in range(passes):
             self._progress("updating", done, passes)
-            with accumulating(self._forward, last=done + 1 == passes), self._student.autocast():
+            sum_gradients(self._forward, self._student, last=done + 1 == passes)
+            with self._student.autocast():
                 if done < len(pieces):
                     self._backward(pieces[done], totals, metrics, measured)
                 else:
-                    self._forward(idle_pass(self._student.device)).sampled.sum().mul(0.0).backward()
+                    idle = self._forward(idle_batch(self._student.device)).sampled
+                    (idle.sum() * 0.0).backward()
         summed = self._ranks.sum(metrics)
         return {**summed, "optim/grad_norm": self._optimizer.update(step)}
 
@@ -186,20 +187,12 @@ def response_log_probs(
         progress("log probs", done, passes)
         with student.autocast():
             if done >= len(pieces):
-                forward(idle_pass(student.device))
+                forward(idle_batch(student.device))
                 continue
             values = pieces[done].to_rows(forward(pieces[done].tokens).sampled).cpu().numpy()
         for row, log_probs in zip(pieces[done].rows, values, strict=True):
             found[place[id(row)]] = log_probs[: len(row.rollout.token_ids)].copy()
     return [found[index] for index in range(len(rows))]
-
-
-def idle_pass(device: torch.device) -> TokenBatch:
-    """The shortest possible batch, for a rank that has none left."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    one = torch.zeros(1, dtype=torch.long, device=device)
-    positions = torch.arange(2, device=device)[None]
-    return TokenBatch(ids, positions, None, predicting=one, targets=one)
 
 
 def _ratio_metrics(

@@ -24,7 +24,7 @@ from student_trainer.optimizer import Optimizer, OptimizerConfig
 from student_trainer.ranks import Ranks
 from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.built_in import BuiltInSampler
-from student_trainer.sharding import accumulating, gathered, shard
+from student_trainer.sharding import gathered, shard, sum_gradients
 from student_trainer.shards import whole
 from student_trainer.teacher_weights import EmaTeacherConfig, TeacherWeights
 
@@ -109,8 +109,8 @@ class ShardedRun:
         own = [piece for _, piece in self.ranks.share(pieces(step))]
         loss = torch.zeros(())
         for done, tokens in enumerate(own):
-            last = done + 1 == len(own)
-            with accumulating(self.forward, last=last), self.student.autocast():
+            sum_gradients(self.forward, self.student, last=done + 1 == len(own))
+            with self.student.autocast():
                 log_probs = self.forward(tokens).sampled
                 part = -(log_probs * torch.linspace(-0.5, 1.0, len(log_probs))).sum() / PIECES
                 part.backward()

@@ -18,7 +18,7 @@ from tests.student_trainer.sharded_run import STEPS, ShardedRun, Task, write_tas
 ROOT = Path(__file__).parents[2]
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
-    "lora": {"lora": {"rank": 3}, "gradient_checkpointing": True},
+    "lora": {"lora": {"rank": 3}, "gradient_checkpointing": True, "whole_gradients": True},
 }
 HALF = {"dtype": "bfloat16"}
 
