@@ -299,9 +299,5 @@ class BenchLoss(Command):
             print(json.dumps(figures))
         else:
             for name, value in figures.items():
-                print(
-                    f"{name:>16}  {value:,.4g}"
-                    if isinstance(value, float)
-                    else f"{name:>16}  {value:,}"
-                )
+                print(f"{name:>16}  {value:{',.4g' if isinstance(value, float) else ','}}")
         return EXIT_DONE
