@@ -10,6 +10,7 @@ from student_trainer.dry_run.data import TaskData, check_data, check_solutions
 from student_trainer.dry_run.model import check_model, check_prompts, check_set_prompts
 from student_trainer.dry_run.resources import check_batches, check_disk, check_memory
 from student_trainer.losses import TeacherNeeds
+from student_trainer.metrics import read_token_classes
 from student_trainer.models import Student, find_device
 from student_trainer.prompts import Prompts
 from student_trainer.recipe import Recipe, load_recipe
@@ -36,9 +37,10 @@ def dry_run(path: Path, overrides: Sequence[str], environment: Mapping[str, str]
     with checks.checking("run folder"):
         checkpoint = find_checkpoint(recipe)
         checks.ok("run folder", f"{recipe.run_dir}, {_begin(checkpoint)}")
-    classes = recipe.metrics.token_classes
-    if classes is not None and not classes.is_file():
-        checks.problem("metrics", f"metrics.token_classes: there is no file {classes}")
+    with checks.checking("metrics"):
+        read_token_classes(recipe.metrics.token_classes)
+    with checks.checking("monitors"):
+        recipe.monitors.build(recipe.run_dir)
     data = check_data(recipe, checks)
     if data is not None:
         check_solutions(recipe, needs, data.train, checks)

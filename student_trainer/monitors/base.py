@@ -2,8 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
+
+from counterhint.errors import InputError
 
 
 class Monitor(ABC):
@@ -87,3 +90,16 @@ class Monitors(Monitor):
         """Close each monitor."""
         for monitor in reversed(self._monitors):
             monitor.close()
+
+
+def require_package(name: str) -> None:
+    """Checks that the package behind a monitor is there, without importing it.
+
+    Raises:
+        InputError: it is not; with the command that installs it.
+    """
+    if find_spec(name) is None:
+        raise InputError(
+            f"monitors.{name} needs the package {name}: pip install 'counterhint[{name}]', or "
+            "remove the section"
+        )

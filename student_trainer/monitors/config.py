@@ -28,6 +28,9 @@ class MonitorsConfig(Config):
 
         Args:
             run_dir: the run's folder.
+
+        Raises:
+            InputError: the package of one of them is not installed.
         """
         monitors: list[Monitor] = [JsonlMonitor(run_dir / "metrics.jsonl")]
         if self.tensorboard:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from counterhint.errors import InputError
 from student_trainer.config import Config
-from student_trainer.monitors.base import Monitor
+from student_trainer.monitors.base import Monitor, require_package
 
 if TYPE_CHECKING:
     from trackio.run import Run
@@ -36,7 +36,12 @@ class TrackioConfig(Config):
     and a project stand in one dashboard."""
 
     def build(self, run_dir: Path) -> "TrackioMonitor":
-        """The monitor of a run."""
+        """The monitor of a run.
+
+        Raises:
+            InputError: trackio is not installed.
+        """
+        require_package("trackio")
         return TrackioMonitor(self, run_dir)
 
 
@@ -65,20 +70,15 @@ class TrackioMonitor(Monitor):
         """Open the trackio run.
 
         Raises:
-            InputError: trackio is not installed, this process uses it with another folder, or the
-                folder holds another run of that name.
+            InputError: this process uses trackio with another folder, or the folder holds another
+                run of that name.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         os.environ["TRACKIO_DIR"] = str(self._folder)  # read when trackio is imported, never after
-        try:
-            import trackio
-            from trackio.sqlite_storage import SQLiteStorage
-            from trackio.utils import TRACKIO_DIR
-        except ImportError as error:
-            raise InputError(
-                "monitors.trackio needs the package trackio: pip install 'counterhint[trackio]', "
-                "or remove the section"
-            ) from error
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+        from trackio.utils import TRACKIO_DIR
+
         if self._folder != TRACKIO_DIR:
             raise InputError(
                 f"monitors.trackio: this process keeps its runs in {TRACKIO_DIR}, and trackio "

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from counterhint.errors import InputError
 from student_trainer.config import Config
-from student_trainer.monitors.base import Monitor
+from student_trainer.monitors.base import Monitor, require_package
 
 if TYPE_CHECKING:
     import wandb
@@ -36,7 +36,12 @@ class WandbConfig(Config):
     """`offline` writes files alone, which `wandb sync` sends later."""
 
     def build(self, run_dir: Path) -> "WandbMonitor":
-        """The monitor of a run."""
+        """The monitor of a run.
+
+        Raises:
+            InputError: wandb is not installed.
+        """
+        require_package("wandb")
         return WandbMonitor(self, run_dir)
 
 
@@ -67,15 +72,10 @@ class WandbMonitor(Monitor):
         """Open the W&B run.
 
         Raises:
-            InputError: wandb is not installed, or refuses to open the run.
+            InputError: W&B refuses to open the run.
         """
-        try:
-            import wandb
-        except ImportError as error:
-            raise InputError(
-                "monitors.wandb needs the package wandb: pip install 'counterhint[wandb]', or "
-                "remove the section"
-            ) from error
+        import wandb
+
         if resumed_step is not None and self._place.exists():
             place = json.loads(self._place.read_text())
             self._id, self._last_step = place["id"], place["last_step"]

@@ -80,7 +80,7 @@ def test_a_recipe_that_works(recipe: Path) -> None:
         (["prompts.hint_template=nowhere.txt"], "prompts", "no hint template"),
         (["batch.updates_per_step=9"], "batch", "at most 8"),
         (["method.kind=sdpo", "method.top_k_distill=500"], "support", "500 most probable"),
-        (["metrics.token_classes=nowhere.yaml"], "metrics", "no file"),
+        (["metrics.token_classes=nowhere.yaml"], "metrics", "No such file"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_named_problem(
