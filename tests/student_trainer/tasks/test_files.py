@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from counterhint.errors import InputError
 from student_trainer.tasks.files import DataFileError, FileTask, FileTaskConfig
 
 Row = Mapping[str, object]
@@ -176,3 +177,14 @@ def test_exactly_one_source_of_heldout_problems(extra: dict[str, object]) -> Non
     config = {"train": "t.jsonl", "verifier": "boxed_math", **extra}
     with pytest.raises(ValidationError, match="set exactly one of them"):
         FileTaskConfig.model_validate(config)
+
+
+def test_problems_that_are_only_evaluated_on(tmp_path: Path) -> None:
+    heldout = write(tmp_path / "heldout.jsonl", [*rows(5, 8), *rows(5, 6)])
+    task = FileTaskConfig(heldout=heldout, verifier="boxed_math").build()
+    assert task.heldout_count == 3  # a copy counts once
+    assert len(task.heldout_problems(3)) == 3
+    with pytest.raises(InputError, match=r"task\.train is missing"):
+        task.train_problem(0)
+    with pytest.raises(ValidationError, match=r"a share of task\.train"):
+        FileTaskConfig(heldout_fraction=0.5, verifier="boxed_math")

@@ -1,5 +1,6 @@
 import pytest
 
+from counterhint.errors import InputError
 from student_trainer.tasks import reasoning_gym
 from student_trainer.tasks.reasoning_gym import ReasoningGymTask, ReasoningGymTaskConfig
 from student_trainer.verifiers.final_answer import FinalAnswer
@@ -60,6 +61,18 @@ def test_problems_are_the_same_in_every_process(name: str) -> None:
     problems = {index: task.train_problem(index) for index in indices}
     reasoning_gym._WORKER.close()
     assert {index: task.train_problem(index) for index in reversed(indices)} == problems
+
+
+def test_varied_options_take_their_values_by_turns() -> None:
+    task = build("knights_knaves", vary={"n_people": [2, 3, 4]}, heldout_fraction=0.5)
+    problems = [task.train_problem(index) for index in range(6)]
+    assert [problem.answer.count(" is a ") for problem in problems] == [2, 3, 4] * 2
+    sums = build("chain_sum", options={"min_terms": 2}, vary={"max_terms": [2, 3]})
+    for index in range(4):
+        problem = sums.train_problem(index)
+        assert sums.verify(problem, f"\\boxed{{{problem.answer}}}").correct
+    with pytest.raises(InputError, match="no option of reasoning-gym's chain_sum"):
+        build("chain_sum", vary={"terms": [1]})
 
 
 def test_id_names_the_problem(small: ReasoningGymTask) -> None:
