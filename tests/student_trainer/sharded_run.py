@@ -77,6 +77,8 @@ class ShardedRun:
         save_checkpoint(folder, state, self.student, self.optimizer, self.teacher, 1, self.ranks)
         for name, tensor in self.state().items():
             self._note(name, whole(tensor.detach()))
+        for name, tensor in self.student.full_tensors():
+            self._note(f"full/{name}", tensor)
         if self.ranks.first:
             save_file(self.tensors, self.out / "tensors.safetensors")
         return self

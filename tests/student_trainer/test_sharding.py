@@ -69,7 +69,7 @@ def tensors(runs: Path, name: str, variant: str, prefix: str = "") -> dict[str, 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("what", ["loss/", "gradient/", "norm/", "model/", "average/"])
+@pytest.mark.parametrize("what", ["loss/", "gradient/", "norm/", "model/", "average/", "full/"])
 def test_two_processes_learn_what_one_does(runs: Path, variant: str, what: str) -> None:
     one, two = (tensors(runs, name, variant, what) for name in ("1", "2"))
     assert one.keys() == two.keys() != set()
