@@ -154,59 +154,85 @@ class _TokenScores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, support_ids, normalizer, entropies = ctx.saved_tensors
-        logit_map: LogitMap = ctx.logit_map
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        # The constant part of ∂ logits / ∂x goes into the small tensors.
-        slope = logit_map.factor / logit_map.temperature
-        to_sampled, to_support, to_entropy = (
-            None if grad is None else grad * slope for grad in grads
-        )
-        # Σ over a position's tokens of what comes back to their log probs.
-        to_all = torch.zeros_like(normalizer) if to_sampled is None else to_sampled.clone()
-        if to_support is not None:
-            to_all += to_support.sum(1)
         with torch.autocast(hidden.device.type, enabled=False):
-            chunks = _Chunks(hidden, weight, bias, logit_map)
+            chunks = _Chunks(hidden, weight, bias, ctx.logit_map)
+            gradient = _LogitGradient(
+                grads, targets, support_ids, normalizer, entropies, ctx.logit_map
+            )
             grad_hidden = torch.empty_like(hidden) if wants_hidden else None
             grad_weight = torch.zeros_like(weight, dtype=chunks.wide) if wants_weight else None
             grad_bias = torch.zeros_like(bias, dtype=chunks.wide) if wants_bias else None
             for rows, logits in chunks:
-                cap_slope = logit_map.cap_slope(logits)
-                log_probs = logits.sub_(normalizer[rows, None])
-                if to_entropy is None:
-                    grad = log_probs.exp_().mul_(-to_all[rows, None])
-                else:
-                    probs = torch.exp(log_probs, out=chunks.spare(log_probs))
-                    grad = log_probs.add_(entropies[rows, None]).mul_(to_entropy[rows, None])
-                    grad = grad.add_(to_all[rows, None]).mul_(probs).neg_()
-                if to_sampled is not None:
-                    grad.scatter_add_(1, targets[rows, None], to_sampled[rows, None])
-                if to_support is not None:
-                    grad.scatter_add_(1, support_ids[rows], to_support[rows])
-                if cap_slope is not None:
-                    grad.mul_(cap_slope)
+                grad = gradient.of_chunk(rows, logits, chunks)
                 if grad_bias is not None:
                     grad_bias += grad.sum(0)
-                narrow = grad.to(hidden.dtype)
+                grad = grad.to(hidden.dtype)
                 if grad_hidden is not None:
-                    torch.mm(narrow, chunks.weight, out=grad_hidden[rows])
-                if grad_weight is None:
-                    continue
-                if narrow.dtype == grad_weight.dtype:
-                    grad_weight.addmm_(narrow.t(), hidden[rows])
-                    continue
-                # The sum over chunks stays in float32; each product is a part of the weight's rows.
-                part = max(1, CHUNK_BYTES // hidden[0].nbytes)
-                for total, columns in zip(
-                    grad_weight.split(part), narrow.t().split(part), strict=True
-                ):
-                    total += columns @ hidden[rows]
+                    torch.mm(grad, chunks.weight, out=grad_hidden[rows])
+                if grad_weight is not None:
+                    _add_product(grad_weight, grad, hidden[rows])
         return (
             None if grad_hidden is None else grad_hidden.to(ctx.hidden_dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
             *[None] * 5,
         )
+
+
+class _LogitGradient:
+    """What comes back to a head's output from the gradients of sampled, support and entropy."""
+
+    def __init__(
+        self,
+        grads: tuple[Tensor | None, ...],
+        targets: Tensor,
+        support_ids: Tensor | None,
+        normalizer: Tensor,
+        entropies: Tensor | None,
+        logit_map: LogitMap,
+    ) -> None:
+        self._targets, self._support_ids = targets, support_ids
+        self._normalizer, self._entropies = normalizer, entropies
+        self._logit_map = logit_map
+        # The constant part of the slope of the logits goes into these small tensors.
+        slope = logit_map.factor / logit_map.temperature
+        self._sampled, self._support, self._entropy = (
+            None if grad is None else grad * slope for grad in grads
+        )
+        # Σ over a position's tokens of what comes back to their log probs.
+        total = torch.zeros_like(normalizer) if self._sampled is None else self._sampled.clone()
+        self._all = total if self._support is None else total + self._support.sum(1)
+
+    def of_chunk(self, rows: slice, logits: Tensor, chunks: "_Chunks") -> Tensor:
+        """`[rows, V]`, in the memory of the logits."""
+        cap_slope = self._logit_map.cap_slope(logits)
+        log_probs = logits.sub_(self._normalizer[rows, None])
+        to_all = self._all[rows, None]
+        if self._entropy is None:
+            grad = log_probs.exp_().mul_(-to_all)
+        else:
+            assert self._entropies is not None
+            probs = torch.exp(log_probs, out=chunks.spare(log_probs))
+            grad = log_probs.add_(self._entropies[rows, None]).mul_(self._entropy[rows, None])
+            grad = grad.add_(to_all).mul_(probs).neg_()
+        if self._sampled is not None:
+            grad.scatter_add_(1, self._targets[rows, None], self._sampled[rows, None])
+        if self._support is not None:
+            assert self._support_ids is not None
+            grad.scatter_add_(1, self._support_ids[rows], self._support[rows])
+        return grad if cap_slope is None else grad.mul_(cap_slope)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds `leftᵀ · right` to `total` in place; a sum in float32 of products in half precision
+    takes memory for a part of the product only."""
+    if total.dtype == left.dtype:
+        total.addmm_(left.t(), right)
+        return
+    part = max(1, CHUNK_BYTES // right[0].nbytes)
+    for sums, columns in zip(total.split(part), left.t().split(part), strict=True):
+        sums += columns @ right
 
 
 class _Chunks:
