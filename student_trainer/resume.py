@@ -10,7 +10,17 @@ from student_trainer.recipe import Recipe, read_recipe_file
 log = logging.getLogger(__name__)
 
 MAY_CHANGE = frozenset(
-    {"run_dir", "steps", "resume", "scoring", "checkpoint", "evaluation", "report", "monitors"}
+    {
+        "run_dir",
+        "steps",
+        "resume",
+        "scoring",
+        "checkpoint",
+        "evaluation",
+        "report",
+        "metrics",
+        "monitors",
+    }
 )
 """Keys of a recipe that a resumed run may have otherwise."""
 

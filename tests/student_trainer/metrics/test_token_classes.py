@@ -63,7 +63,9 @@ def test_the_default_knows_task(text: str) -> None:
     assert classes_of(DEFAULT_TOKEN_CLASSES, text) == ["task"]
 
 
-@pytest.mark.parametrize("text", [".", " the", "<|im_end|>", "ther", "a", " of", "", "\n\n"])
+@pytest.mark.parametrize(
+    "text", [".", ").", " and", " the", "<|im_end|>", "ther", "a", " of", "", "\n\n"]
+)
 def test_the_default_leaves_the_rest(text: str) -> None:
     assert classes_of(DEFAULT_TOKEN_CLASSES, text) == ["other"]
 
