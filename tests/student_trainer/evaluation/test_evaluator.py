@@ -1,13 +1,15 @@
 """Evaluations of a real, tiny student."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from counterhint.errors import InputError
-from student_trainer.evaluation import EvaluationConfig, Evaluator, open_set
+from student_trainer.evaluation import EvaluationConfig, Evaluations, Evaluator, open_set
 from student_trainer.models import Student
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.ranks import Ranks
@@ -16,10 +18,29 @@ from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.tasks import ChainTaskConfig
 from student_trainer.tasks.base import Task
 
+T = TypeVar("T")
 TASK = ChainTaskConfig(operations=1)
 
 
-def make_evaluator(student: Student, section: dict[str, Any]) -> Evaluator:
+class ThreadRanks(Ranks):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, values: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.rank, self.count = rank, len(values)
+        self._values, self._barrier = values, barrier
+
+    def gather(self, value: T) -> list[T]:
+        self._values[self.rank] = value
+        self._barrier.wait(60)
+        gathered = list(self._values)
+        self._barrier.wait(60)
+        return gathered
+
+
+def make_evaluator(
+    student: Student, section: dict[str, Any], ranks: Ranks | None = None
+) -> Evaluator:
     sampler = BuiltInSampler(student)
 
     def generator_for(task: Task) -> RolloutGenerator:
@@ -32,7 +53,7 @@ def make_evaluator(student: Student, section: dict[str, Any]) -> Evaluator:
         generator_for,
         max_new_tokens=8,
         max_rows=16,
-        ranks=Ranks(),
+        ranks=ranks or Ranks(),
     )
 
 
@@ -59,6 +80,26 @@ def test_every_set_is_sampled_as_its_section_says(student: Student) -> None:
     assert {("evaluating heldout", 5, 5), ("evaluating longer", 2, 2)} <= set(seen)
     assert evaluator.run(3) == outcome
     assert evaluator.run(4) != outcome
+
+
+def test_any_number_of_ranks_finds_the_same(student: Student) -> None:
+    # At temperature 0 nothing is drawn, so the sampler's one stream of draws makes no difference.
+    section = {"problems": 5, "temperature": 0}
+    alone = make_evaluator(student, section).run(0)
+    values: list[Any] = [None] * 8  # three of them have no problem to sample
+    barrier = threading.Barrier(len(values))
+
+    def evaluate(rank: int) -> Evaluations:
+        return make_evaluator(student, section, ThreadRanks(rank, values, barrier)).run(0)
+
+    with ThreadPoolExecutor(len(values)) as threads:
+        together = list(threads.map(evaluate, range(len(values))))
+    assert all(found == together[0] for found in together)
+
+    def counts(evaluations: Evaluations) -> list[tuple[str, int, int]]:
+        return [(found.id, found.correct, found.tokens) for found in evaluations.heldout.problems]
+
+    assert counts(together[0]) == counts(alone)
 
 
 def test_a_finite_set_is_taken_whole(tmp_path: Path) -> None:
