@@ -121,7 +121,7 @@ def _shortened(
                 "takes more"
             )
         # Tokens that merge with the template's make this a guess, which the next round checks.
-        budget = max(0, min(budget, length) - over)
+        budget = max(0, length - over)
 
 
 def _all(chosen: RolloutHints | None) -> tuple[Hint, ...]:

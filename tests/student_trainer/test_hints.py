@@ -62,7 +62,8 @@ def test_the_choice_is_repeatable() -> None:
 
 def test_a_sibling_with_the_same_text_is_no_hint() -> None:
     group = make_group("rrww")
-    twin = dataclasses.replace(group, rollouts=(*group.rollouts, group.rollouts[0]))
+    copies = tuple(dataclasses.replace(rollout) for rollout in group.rollouts)
+    twin = dataclasses.replace(group, rollouts=(*group.rollouts, *copies))
     for seed in range(20):
         chosen = choose_hints(twin, HintConfig(), NEEDS, random.Random(seed))
         for rollout, hints in zip(twin.rollouts, chosen, strict=True):
@@ -72,7 +73,8 @@ def test_a_sibling_with_the_same_text_is_no_hint() -> None:
 
 def test_rollouts_that_are_all_alike_have_no_hints() -> None:
     right = make_group("rw").rollouts[0]
-    group = dataclasses.replace(make_group("rw"), rollouts=(right, right, right))
+    copies = tuple(dataclasses.replace(right) for _ in range(3))
+    group = dataclasses.replace(make_group("rw"), rollouts=copies)
     needs = TeacherNeeds(reads="correct_hint", sampled=True)
     assert choose_hints(group, HintConfig(), needs, random.Random(0)) == (None,) * 3
 

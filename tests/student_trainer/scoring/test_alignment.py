@@ -267,17 +267,36 @@ def test_the_lead_in_is_what_the_chat_template_adds() -> None:
     assert prompts.with_tokenizer(sentencepiece_tokenizer()).lead_in == ""
 
 
-def test_a_normalizing_teacher_is_aligned_outside_of_what_it_changes() -> None:
+@pytest.mark.parametrize(
+    ("normalizer", "text", "changed"),
+    [
+        # The teacher reads other bytes than those of the "é" in two characters, or in one.
+        (normalizers.NFC(), "cafe\u0301 = 7", (3, 6)),
+        (normalizers.NFD(), "xa\u00e9\u00e9\u00e9 = 7", (2, 8)),
+    ],
+)
+def test_a_normalizing_teacher_is_aligned_outside_of_what_it_changes(
+    normalizer: normalizers.Normalizer, text: str, changed: tuple[int, int]
+) -> None:
     tokenizer = byte_level_tokenizer.__wrapped__()
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    text, ours = "cafe\u0301 = 7", tekken_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    ours, theirs = tekken_tokenizer(), TokenBytes(tokenizer)
     ids = encode("tekken", text, ended=True)
     response = Aligner(ours, [ours.eos_token_id], tokenizer, "").align(ids)
     spans = list(pairwise(bounds("tekken", ids[:-1], text).tolist()))
-    # The teacher reads "é" as one character: bytes 3 to 6 of the text are others there.
-    unchanged = [stop <= 3 or start >= 6 for start, stop in spans]
+    unchanged = [stop <= changed[0] or start >= changed[1] for start, stop in spans]
     assert 0 < sum(unchanged) < len(spans)
     assert response.aligned.tolist() == [*unchanged, True]
+    for token in np.flatnonzero(response.aligned):
+        covering = response.token_ids[response.first[token] : response.stop[token]]
+        own = token_bytes("tekken").join(ids[token : token + 1])
+        assert np.array_equal(theirs.join(covering), own)
+
+
+def test_a_response_that_grows_together_with_the_lead_in_stays_whole() -> None:
+    ids = encode("sentencepiece", "\nSo 3")
+    response = aligner("sentencepiece", "tekken", "<|assistant|>\n").align(ids)
+    assert token_bytes("tekken").join(response.token_ids).tobytes() == b"\nSo 3"
 
 
 def test_a_tokenizer_of_words_cannot_be_aligned() -> None:
