@@ -55,9 +55,8 @@ class VllmSamplerConfig(Config):
 class VllmSampler(Sampler):
     """Samples with a vLLM engine in this process.
 
-    Each response has a seed of its own. vLLM draws the same tokens again for the same seed as long
-    as the logits are the same; they may differ in their last digits with the number of requests
-    that are computed together, unless its batch-invariant mode is on.
+    Each response has a seed of its own. In one process vLLM schedules requests in a fixed order, so
+    the same calls give the same samples on the same hardware with the same release.
 
     Args:
         student: whose model it is.

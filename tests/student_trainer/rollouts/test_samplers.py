@@ -1,7 +1,6 @@
 """What holds for every sampler."""
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from student_trainer.rollouts.vllm_engine import VllmSamplerConfig
 from tests.student_trainer.rollouts.vllm_processes import (
     CPU_ENVIRONMENT,
     ENGINE_ARGS,
-    SamplingServer,
     add_noise,
     full_log_probs,
     read_student,
@@ -62,31 +60,28 @@ class Rig:
 @pytest.fixture(scope="module", params=KINDS)
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     kind, family = request.param.split("/")
-    folder = tmp_path_factory.mktemp(kind)
-    write_student(folder, family)
+    if family == "llama":
+        folder: Path = request.getfixturevalue("llama_folder")
+    else:
+        folder = tmp_path_factory.mktemp(family)
+        write_student(folder, family)
     student = read_student(folder)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CPU_ENVIRONMENT.items():
             patch.setenv(name, value)
-        with _running(kind, student, folder) as sampler:
+        if kind == "built_in":
+            sampler: Sampler = BuiltInSampler(student)
+        elif kind == "vllm":
+            sampler = VllmSamplerConfig(kind="vllm", engine_args=ENGINE_ARGS).build(student)
+        else:
+            sampler = request.getfixturevalue("llama_server").sampler(student)
+        with sampler:
             yield Rig(student, sampler)
 
 
 @pytest.fixture(autouse=True)
 def _weights_in_place(rig: Rig) -> None:
     rig.push(0)
-
-
-@contextmanager
-def _running(kind: str, student: Student, folder: Path) -> Iterator[Sampler]:
-    if kind == "built_in":
-        yield BuiltInSampler(student)
-    elif kind == "vllm":
-        with VllmSamplerConfig(kind="vllm", engine_args=ENGINE_ARGS).build(student) as sampler:
-            yield sampler
-    else:
-        with SamplingServer(folder) as server, server.sampler(student) as sampler:
-            yield sampler
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])

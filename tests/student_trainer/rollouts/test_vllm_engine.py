@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from tests.student_trainer.rollouts.vllm_processes import (
     CPU_ENVIRONMENT,
     ENGINE_ARGS,
     read_student,
-    write_student,
 )
 
 pytestmark = pytest.mark.vllm
@@ -25,10 +25,8 @@ REQUEST = SamplingRequest(group_size=2, max_new_tokens=10, temperature=1.0, seed
 
 
 @pytest.fixture(scope="module")
-def own_student(tmp_path_factory: pytest.TempPathFactory) -> Student:
-    folder = tmp_path_factory.mktemp("student")
-    write_student(folder, "llama")
-    return read_student(folder)
+def own_student(llama_folder: Path) -> Student:
+    return read_student(llama_folder)
 
 
 @pytest.fixture(scope="module")

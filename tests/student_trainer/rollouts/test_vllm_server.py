@@ -18,7 +18,6 @@ from tests.student_trainer.rollouts.vllm_processes import (
     add_noise,
     full_log_probs,
     read_student,
-    write_student,
 )
 from tests.tiny_models import write_tiny_llama
 
@@ -28,22 +27,9 @@ PROMPT = np.array([3, 7, 9, 11], dtype=np.int32)
 REQUEST = SamplingRequest(group_size=2, max_new_tokens=30, temperature=1.0, seed=0, max_rows=4)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_student(folder, "llama")
-    return folder
-
-
 @pytest.fixture
-def student(model: Path) -> Student:
-    return read_student(model)
-
-
-@pytest.fixture(scope="module")
-def server(model: Path) -> Iterator[SamplingServer]:
-    with SamplingServer(model) as server:
-        yield server
+def student(llama_folder: Path) -> Student:
+    return read_student(llama_folder)
 
 
 def weights_of(student: Student) -> Iterator[tuple[str, Tensor]]:
@@ -51,12 +37,12 @@ def weights_of(student: Student) -> Iterator[tuple[str, Tensor]]:
 
 
 def test_weights_pushed_while_groups_are_under_way_never_mix(
-    server: SamplingServer, student: Student, model: Path
+    llama_server: SamplingServer, student: Student, llama_folder: Path
 ) -> None:
-    students = [read_student(model) for _ in range(3)]
+    students = [read_student(llama_folder) for _ in range(3)]
     for revision, updated in enumerate(students):
         add_noise(updated, seed=revision)
-    with server.sampler(student) as sampler:
+    with llama_server.sampler(student) as sampler:
         sampler.load_weights(weights_of(students[0]), 0)
         groups = sampler.sample_groups([PROMPT] * 60, replace(REQUEST, max_new_tokens=100))
         drawn = [next(groups)]
@@ -75,9 +61,9 @@ def test_weights_pushed_while_groups_are_under_way_never_mix(
 
 
 def test_weights_that_lack_some_are_refused_and_nothing_is_sampled_from_the_old_ones(
-    server: SamplingServer, student: Student
+    llama_server: SamplingServer, student: Student
 ) -> None:
-    with server.sampler(student) as sampler:
+    with llama_server.sampler(student) as sampler:
         sampler.load_weights(weights_of(student), 0)
         with pytest.raises(WeightsUnavailable, match=r"no weights came for model\.norm\.weight"):
             sampler.load_weights(list(weights_of(student))[:-1], 1)
@@ -89,11 +75,11 @@ def test_weights_that_lack_some_are_refused_and_nothing_is_sampled_from_the_old_
 
 
 def test_two_trainers_never_get_each_others_samples(
-    server: SamplingServer, student: Student, model: Path
+    llama_server: SamplingServer, student: Student, llama_folder: Path
 ) -> None:
-    other = read_student(model)
+    other = read_student(llama_folder)
     add_noise(other, seed=5)
-    with server.sampler(student) as ours, server.sampler(other) as theirs:
+    with llama_server.sampler(student) as ours, llama_server.sampler(other) as theirs:
         ours.load_weights(weights_of(student), 0)
         theirs.load_weights(weights_of(other), 0)
         greedy = replace(REQUEST, temperature=0.0)
@@ -104,32 +90,33 @@ def test_two_trainers_never_get_each_others_samples(
 
 
 def test_a_server_with_a_model_of_another_shape_is_refused(
-    server: SamplingServer, tmp_path: Path
+    llama_server: SamplingServer, tmp_path: Path
 ) -> None:
     write_tiny_llama(tmp_path, vocab_size=80, hidden_size=128)
     with pytest.raises(InputError, match="has a vocabulary of 64, the student one of 80"):
-        server.sampler(read_student(tmp_path))
+        llama_server.sampler(read_student(tmp_path))
 
 
 def test_responses_that_would_be_cut_short_are_refused(
-    server: SamplingServer, student: Student
+    llama_server: SamplingServer, student: Student
 ) -> None:
-    with server.sampler(student) as sampler:
+    with llama_server.sampler(student) as sampler:
         sampler.load_weights(weights_of(student), 0)
         with pytest.raises(InputError, match="max_model_len is 256"):
             next(iter(sampler.sample_groups([PROMPT], replace(REQUEST, max_new_tokens=253))))
 
 
-def test_a_killed_server_is_a_typed_error_or_is_waited_for(model: Path, student: Student) -> None:
+def test_a_killed_server_is_a_typed_error_or_is_waited_for(
+    llama_server: SamplingServer, student: Student
+) -> None:
     with (
-        SamplingServer(model, "killed") as server,
-        server.sampler(student) as patient,
-        server.sampler(student, patience=1.0) as impatient,
+        llama_server.sampler(student) as patient,
+        llama_server.sampler(student, patience=1.0) as impatient,
     ):
         impatient.load_weights(weights_of(student), 0)
         patient.load_weights(weights_of(student), 4)
-        server.kill()
-        remedy = r"killed\.sock has been out of reach for 1 s .*counterhint sampler serve"
+        llama_server.kill()
+        remedy = r"sampler\.sock has been out of reach for 1 s .*counterhint sampler serve"
         with pytest.raises(Unavailable, match=remedy):
             list(impatient.sample_groups([PROMPT], REQUEST))
         with pytest.raises(Unavailable, match=remedy):
@@ -139,7 +126,7 @@ def test_a_killed_server_is_a_typed_error_or_is_waited_for(model: Path, student:
             target=lambda: drawn.extend(patient.sample_groups([PROMPT], REQUEST))
         )
         waiting.start()
-        server.start()
+        llama_server.start()
         waiting.join()
         # The new process had no weights: it was given those of the sampler that waited.
         ((_, samples),) = drawn

@@ -70,11 +70,11 @@ def full_log_probs(
 class SamplingServer:
     """`counterhint sampler serve` on a unix socket; it can be killed and started anew."""
 
-    def __init__(self, model: Path, name: str = "sampler") -> None:
+    def __init__(self, model: Path) -> None:
         self._model = model
         self.weights_dir = model / "pushed"
         self.weights_dir.mkdir(exist_ok=True)
-        self.address = f"unix://{model}/{name}.sock"
+        self.address = f"unix://{model}/sampler.sock"
         self.start()
 
     def start(self) -> None:
