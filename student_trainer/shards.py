@@ -39,7 +39,12 @@ def place(target: Tensor, value: Tensor | None, ranks: Ranks) -> None:
         target: where it goes.
         value: the whole tensor; None on the other ranks.
         ranks: the processes of the run.
+
+    Raises:
+        ValueError: the tensors are of different shapes.
     """
+    if value is not None and value.shape != target.shape:
+        raise ValueError(f"a tensor is {list(value.shape)}, but must be {list(target.shape)}")
     if value is None:
         value = torch.empty(target.shape, dtype=target.dtype, device=target.device)
     value = value.to(target.device, target.dtype).contiguous()

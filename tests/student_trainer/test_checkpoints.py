@@ -152,3 +152,14 @@ def test_a_part_that_is_missing_is_named(student: Student, tmp_path: Path, name:
 def test_an_incomplete_checkpoint_is_named(student: Student, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\*\.safetensors is missing"):
         Run(student).load(tmp_path)
+
+
+def test_an_adapter_of_another_rank_is_refused(student_folder: Path, tmp_path: Path) -> None:
+    one, four = (
+        Run(
+            load_student(StudentConfig(model=student_folder, device="cpu", lora=LoraConfig(rank=r)))
+        )
+        for r in (1, 4)
+    )
+    with pytest.raises(InputError, match=r"a tensor is \[1, 32\], but must be \[4, 32\]"):
+        four.load(one.save(tmp_path))
