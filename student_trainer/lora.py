@@ -79,7 +79,7 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, base: Path) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             raise InputError(
                 f"student.lora.target_modules: no linear layer of {type(model).__name__} is called "
-                f"{target!r}: take of {', '.join(sorted({n.rpartition('.')[2] for n in linear}))}"
+                f"{target!r}; it has {', '.join(sorted({n.rpartition('.')[2] for n in linear}))}"
             )
     on_meta = model.device.type == "meta"
     peft.inject_adapter_in_model(settings, model, ADAPTER, low_cpu_mem_usage=on_meta)
