@@ -150,12 +150,15 @@ def test_limits_of_a_teacher_that_answers(recipe: Path, student: Student, tmp_pa
     assert levels(asyncio.run(check(teacher))) == {}
     support = ["method.kind=opsd", "method.top_k_distill=9"]
     (problem,) = problems(asyncio.run(check(teacher, *support)))
-    assert "needs its 9 most probable tokens, but it gives 8" in problem.text
+    assert (
+        "needs the teacher's 9 most probable tokens, but the teacher gives at most 8"
+        in problem.text
+    )
     long = asyncio.run(check(teacher, "rollouts.max_new_tokens=150"))
     assert levels(long) == {"teacher": "warning"}
     assert "hints.too_long is shorten" in long.checks[-1].text
     (problem,) = problems(asyncio.run(check(replace(teacher, tokenizer_fingerprint="other"))))
-    assert "is not the student's" in problem.text
+    assert "use a teacher with the student's tokenizer" in problem.text
 
 
 def test_the_command_prints_a_table_or_json(
