@@ -68,6 +68,7 @@ class PendingGroup:
         Raises:
             CounterhintError: what a job ended with, or EngineFailure (MIXED_REVISIONS) when the
                 group kept coming back under different weights.
+            InputError: a single context and response are too large for a job.
         """
         answers = self._answers.result()
         scores = read_scores(self._needs, self._group, self._pairs, answers.scores)
@@ -166,8 +167,7 @@ class GroupScoring:
             weights: the teacher weights wanted; None for the server's own.
 
         Raises:
-            InputError: a context and its response are longer than the teacher takes, or a single
-                one of them is too large for a job.
+            InputError: a context and the longest response are longer than the teacher takes.
         """
         aligned = None
         responses = [rollout.token_ids for rollout in group.rollouts]
