@@ -69,9 +69,9 @@ class VllmServerSampler(Sampler):
     """Has vLLM servers sample. Of several ranks each asks for its own groups, and the first pushes
     the weights.
 
-    Each response has a seed of its own, whichever server draws. Still vLLM promises the same samples
-    again in its batch-invariant mode only (`VLLM_BATCH_INVARIANT=1`, on GPUs): the last digits of a
-    logit depend on which requests happen to be computed together.
+    Each response has a seed of its own, whichever server draws. Still vLLM promises the same
+    samples again in its batch-invariant mode only (`VLLM_BATCH_INVARIANT=1`, on GPUs): the last
+    digits of a logit depend on which requests happen to be computed together.
 
     Args:
         student: whose model it is.
