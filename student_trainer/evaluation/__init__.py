@@ -15,7 +15,7 @@ from student_trainer.evaluation.estimates import (
 from student_trainer.evaluation.evaluator import Evaluator, open_set
 from student_trainer.evaluation.records import EvaluationLog, read_evaluations
 from student_trainer.evaluation.results import Evaluation, Evaluations, ProblemCounts, changes
-from student_trainer.evaluation.tables import evaluations_table
+from student_trainer.evaluation.tables import evaluations_table, print_evaluations
 
 __all__ = [
     "DEFAULT_SET",
@@ -34,5 +34,6 @@ __all__ = [
     "evaluations_table",
     "open_set",
     "pass_at_k",
+    "print_evaluations",
     "read_evaluations",
 ]

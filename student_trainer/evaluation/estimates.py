@@ -73,7 +73,8 @@ def estimate_difference(
     """The mean change from `before` to `after`, with the paired t interval.
 
     Pairing by problem removes what makes problems easy or hard from the error (Miller,
-    section 4.2).
+    section 4.2). Where all N problems changed alike, which gives t no width, the interval is as
+    wide as the share of problems that may do otherwise when none of N did.
 
     Args:
         before: share of each of N problems.
@@ -86,6 +87,8 @@ def estimate_difference(
         return Estimate(mean, None, -1.0, 1.0)
     stderr = float(changes.std(ddof=1)) / sqrt(count)
     half = _t_quantile(confidence, count - 1) * stderr
+    if stderr == 0:
+        half = estimate_share([0.0] * count, 1, confidence).high
     return Estimate(mean, stderr, max(-1.0, mean - half), min(1.0, mean + half))
 
 

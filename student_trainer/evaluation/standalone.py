@@ -14,7 +14,7 @@ from counterhint.errors import InputError
 from student_trainer.checkpoints import load_model, read_state
 from student_trainer.evaluation.evaluator import Evaluator, Progress
 from student_trainer.evaluation.results import Evaluations, changes
-from student_trainer.evaluation.tables import evaluations_table
+from student_trainer.evaluation.tables import print_evaluations
 from student_trainer.forward import StudentForward
 from student_trainer.models import load_student
 from student_trainer.prompts import Prompts
@@ -109,7 +109,7 @@ def evaluate_and_show(
         if out is not None:
             out.write_text(json.dumps(record) + "\n")
         if not as_json:
-            Console().print(evaluations_table(evaluations, before))
+            print_evaluations(evaluations, before)
             return
         if before is not None:
             record["changes"] = {

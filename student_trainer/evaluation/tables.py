@@ -1,10 +1,15 @@
 """Evaluations as tables for a terminal."""
 
+from collections.abc import Iterator
+
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from student_trainer.evaluation.estimates import Estimate
 from student_trainer.evaluation.results import Evaluation, Evaluations, comparable
+
+_FULL_WIDTH = 160
 
 
 def evaluations_table(after: Evaluations, before: Evaluations | None = None) -> Table:
@@ -12,40 +17,47 @@ def evaluations_table(after: Evaluations, before: Evaluations | None = None) -> 
 
     Args:
         after: what is shown.
-        before: an earlier evaluation: sets of the same problems show the change since.
+        before: an earlier evaluation: sets of the same problems show the change since, in
+            percentage points, paired by problem.
     """
-    level = f"{next(iter(after.sets.values())).confidence:.0%}"
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("set", no_wrap=True)
-    table.add_column("problems", justify="right")
-    table.add_column("estimate", no_wrap=True)
-    paired = [] if before is None else comparable(before, after)
-    if paired:
-        table.add_column("before", justify="right")
-    table.add_column("value", justify="right")
-    table.add_column(f"{level} interval", justify="right", no_wrap=True)
-    if paired:
-        table.add_column("change", justify="right")
-        table.add_column(f"{level} interval", justify="right", no_wrap=True)
-    for column in ("tokens", "truncated", "entropy"):
-        table.add_column(column, justify="right")
-    for name, evaluation in after.sets.items():
-        earlier = before.sets[name] if before is not None and name in paired else None
-        changes = {} if earlier is None else evaluation.change_from(earlier)
-        values = {} if earlier is None else _estimates(earlier)
-        for line, (label, estimate) in enumerate(_estimates(evaluation).items()):
-            first = line == 0
-            cells = [name if first else "", str(len(evaluation.problems)) if first else ""]
-            cells.append(_named(label, evaluation))
-            if paired:
-                cells.append(_percent(values[label].value) if label in values else "")
-            cells += [_percent(estimate.value), _interval(estimate)]
-            if paired:
-                change = changes.get(label)
-                cells += ["", ""] if change is None else [_signed(change.value), _range(change)]
-            cells += _samples(evaluation) if first else ["", "", ""]
-            table.add_row(*(Text(cell) for cell in cells))
+    level = f"{next(iter(after.sets.values())).confidence:.0%} interval"
+    names = list(after.sets) if before is None else comparable(before, after)
+    columns = ["set", "problems", "estimate"]
+    columns += ["value", level] if before is None else ["before", "after", level, "change", level]
+    columns += ["tokens", "truncated", "entropy"] if before is None else ["tokens", "entropy"]
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column, no_wrap=True, justify="left" if column in ("set", "estimate") else "right"
+        )
+    for name in names:
+        earlier = None if before is None else before.sets[name]
+        for line in _lines(name, after.sets[name], earlier):
+            table.add_row(*(Text(cell) for cell in line))
     return table
+
+
+def print_evaluations(after: Evaluations, before: Evaluations | None = None) -> None:
+    """Prints the table to standard output; into a file or pipe in full width."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FULL_WIDTH)
+    console.print(evaluations_table(after, before))
+
+
+def _lines(name: str, evaluation: Evaluation, earlier: Evaluation | None) -> Iterator[list[str]]:
+    changes = {} if earlier is None else evaluation.change_from(earlier)
+    values = {} if earlier is None else _estimates(earlier)
+    for line, (label, estimate) in enumerate(_estimates(evaluation).items()):
+        cells = [name, str(len(evaluation.problems))] if line == 0 else ["", ""]
+        cells.append(_named(label, evaluation))
+        if earlier is not None:
+            cells.append(_percent(values[label].value) if label in values else "")
+        cells += [_percent(estimate.value), _interval(estimate)]
+        if earlier is not None:
+            change = changes.get(label)
+            cells += ["", ""] if change is None else [_signed(change.value), _range(change)]
+        yield cells + (_samples(evaluation, earlier) if line == 0 else [])
 
 
 def _estimates(evaluation: Evaluation) -> dict[str, Estimate]:
@@ -59,9 +71,18 @@ def _named(label: str, evaluation: Evaluation) -> str:
     return f"mean@{max(problem.samples for problem in evaluation.problems)}"
 
 
-def _samples(evaluation: Evaluation) -> list[str]:
-    entropy = "" if evaluation.entropy is None else f"{evaluation.entropy:.3f}"
-    return [f"{evaluation.length:,.0f}", f"{evaluation.truncated_share:.1%}", entropy]
+def _samples(evaluation: Evaluation, earlier: Evaluation | None) -> list[str]:
+    if earlier is None:
+        length, truncated = f"{evaluation.length:,.0f}", f"{evaluation.truncated_share:.1%}"
+        return [length, truncated, _nats(evaluation.entropy)]
+    return [
+        f"{earlier.length:,.0f} → {evaluation.length:,.0f}",
+        f"{_nats(earlier.entropy)} → {_nats(evaluation.entropy)}",
+    ]
+
+
+def _nats(entropy: float | None) -> str:
+    return "?" if entropy is None else f"{entropy:.2f}"
 
 
 def _percent(share: float) -> str:

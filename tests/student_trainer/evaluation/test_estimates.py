@@ -72,7 +72,9 @@ def test_pairing_sees_a_small_gain_that_separate_intervals_do_not() -> None:
 
 
 def test_differences_of_no_change_and_of_one_problem() -> None:
-    same = estimate_difference([0.5, 0.25], [0.5, 0.25], 0.95)
+    same = estimate_difference([0.5] * 50, [0.5] * 50, 0.95)
     assert (same.value, same.stderr) == (0.0, 0.0)
+    assert same.low == -same.high
+    assert 0.05 < same.high < 0.1  # of 50 problems without a change, 7% may still be ones with it
     single = estimate_difference([0.5], [1.0], 0.95)
     assert (single.value, single.stderr, single.low, single.high) == (0.5, None, -1.0, 1.0)

@@ -30,11 +30,19 @@ def test_each_estimate_has_a_line() -> None:
         ["pass@1", "50.0%", *lines[3].split()[2:4]],
         ["pass@2", "83.3%", *lines[4].split()[2:4]],
     ]
-    assert lines[1].split()[-3:] == ["1,000", "25.0%", "0.002"]
+    assert lines[1].split()[-3:] == ["1,000", "25.0%", "0.00"]
 
 
-def test_a_comparison_shows_the_change() -> None:
-    lines = text_of(evaluations_table(evaluations(3, None), evaluations(2))).splitlines()
+def test_a_comparison_shows_the_change_of_sets_with_the_same_problems() -> None:
+    before, after = evaluations(2), evaluations(3, None)
+    others = Evaluations({**before.sets, "hard": Evaluation(before.heldout.problems[:1])})
+    lines = text_of(evaluations_table(after, others)).splitlines()
     assert lines[1].split()[:5] == ["heldout", "2", "mean@4", "50.0%", "75.0%"]
     assert "+25.0" in lines[1]
-    assert lines[1].split()[-2:] == ["1,000", "25.0%"]  # no entropy
+    assert " ".join(lines[1].split()[-6:]) == "1,000 → 1,000 0.00 → ?"
+    assert len(lines) == 2
+
+
+def test_a_comparison_fits_a_terminal_of_100_columns() -> None:
+    lines = text_of(evaluations_table(evaluations(3), evaluations(2))).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
