@@ -303,13 +303,12 @@ class Trainer:
         with watch.stage("publish"):
             self._hand_over()
         seconds = time.perf_counter() - began
-        self._add_totals(
-            watch, {"training_seconds": seconds, **counts.totals()}, self._drift.totals()
-        )
-        waited = watch.seconds["scoring_wait"]
-        tokens = sum(
+        lengths = [
             len(rollout.token_ids) for entry in rollouts.groups for rollout in entry.group.rollouts
-        )
+        ]
+        sums = self._ranks.sum({**counts.totals(), "rollout/tokens": sum(lengths)})
+        self._add_totals(watch, {"training_seconds": seconds, **sums}, self._drift.totals())
+        waited = watch.seconds["scoring_wait"]
         return {
             "step": step + 1,
             "time": self._state.seconds,
@@ -325,7 +324,7 @@ class Trainer:
             "time/step_seconds": seconds,
             "time/sampling_seconds": watch.seconds["sampling"],
             "time/update_seconds": watch.seconds["update"],
-            "time/tokens_per_second": self._ranks.count * tokens / seconds,
+            "time/tokens_per_second": sums["rollout/tokens"] / seconds,
         }
 
     def _sample(self, step: int) -> StepRollouts:

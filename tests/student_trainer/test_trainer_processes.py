@@ -177,5 +177,4 @@ def test_ranks_train_together(recipe: Path, workplace: Path) -> None:
     assert moved[-1] > 1e-6
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["steps"], summary["heldout_samples"]) == (STEPS, 4)
-    # All four groups of every step are there, two of each rank.
-    assert summary["groups_scored"] > STEPS * 2
+    assert summary["groups_scored"] == sum(row.get("scoring/groups", 0) for row in rows) > 0
