@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from counterhint.errors import InputError
 from student_trainer.dry_run.checklist import Checklist
 from student_trainer.evaluation import DEFAULT_SET, open_set
 from student_trainer.losses import TeacherNeeds
@@ -32,17 +31,18 @@ def check_data(recipe: Recipe, checks: Checklist) -> TaskData | None:
     Returns:
         None when the task's data cannot be used.
     """
-    try:
+    task: Task | None = None
+    train: list[Problem] = []
+    with checks.checking("task"):
         task = recipe.task.build()
         train = [task.train_problem(index) for index in range(SAMPLED_PROBLEMS)]
-    except InputError as error:
-        checks.problem("task", str(error))
-        return None
-    different = len({problem.id for problem in train})
-    checks.ok("task", f"{recipe.task.kind}; {different} different of the first {len(train)}")
-    _check_verifier("verifier", task, train[0], checks)
+        different = len({problem.id for problem in train})
+        checks.ok("task", f"{recipe.task.kind}; {different} different of the first {len(train)}")
+        _check_verifier("verifier", task, train[0], checks)
     evaluated = {}
     for name in recipe.evaluation.names:
+        if task is None and name == DEFAULT_SET:
+            continue
         label = f"evaluation of {name}"
         with checks.checking(label):
             set_task, problems = open_set(recipe.evaluation, name, task)
@@ -56,7 +56,7 @@ def check_data(recipe: Recipe, checks: Checklist) -> TaskData | None:
             )
             if name != DEFAULT_SET:
                 _check_verifier(f"verifier of {name}", set_task, problems[0], checks)
-    return TaskData(task, train, evaluated)
+    return TaskData(task, train, evaluated) if task is not None and train else None
 
 
 def _check_verifier(name: str, task: Task, problem: Problem, checks: Checklist) -> None:

@@ -66,7 +66,9 @@ def estimate_memory(recipe: Recipe, student: Student, longest_prompt: int, ranks
         shape = _Shape.of(student)
         sampling = rows * row * shape.layers * 2 * shape.keys * width
         sampling += width * parameters if ranks > 1 else 0
-    return Memory(weights, activations, _CHUNKS * CHUNK_BYTES, sampling)
+    vocabulary = student.model.get_output_embeddings().weight.shape[0]
+    chunk = min(CHUNK_BYTES, _FLOAT32 * row * vocabulary)
+    return Memory(weights, activations, _CHUNKS * chunk, sampling)
 
 
 def activation_bytes(recipe: Recipe, student: Student, tokens: int) -> int:
@@ -131,7 +133,7 @@ def check_memory(
         parts.append(f"instead of these two while sampling {_bytes(memory.sampling)}")
     text = (
         f"about {_bytes(memory.peak)} on each of {ranks} process(es): {', '.join(parts)}; "
-        f"this {device.type} has {_bytes(has := _memory_of(device))}"
+        f"{device} has {_bytes(has := _memory_of(device))}"
     )
     if memory.peak <= has:
         checks.ok("memory", text)
@@ -203,4 +205,4 @@ def _existing(folder: Path) -> Path:
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB"
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"

@@ -114,13 +114,15 @@ class Evaluator:
         )
 
 
-def open_set(config: EvaluationConfig, name: str, task: Task) -> tuple[Task, Sequence[Problem]]:
+def open_set(
+    config: EvaluationConfig, name: str, task: Task | None
+) -> tuple[Task, Sequence[Problem]]:
     """The task and the problems of a set.
 
     Args:
         config: the recipe's `evaluation` section.
         name: the set's.
-        task: the recipe's task.
+        task: the recipe's task; not used by other sets than the default one.
 
     Raises:
         InputError: its data cannot be used, or it has too few problems.
@@ -128,6 +130,8 @@ def open_set(config: EvaluationConfig, name: str, task: Task) -> tuple[Task, Seq
     section = config.sets.get(name)
     try:
         set_task = task if section is None else section.task.build()
+        if set_task is None:
+            raise ValueError(f"{name} is of the recipe's task, which was not given")
         count = config.problems if section is None else section.problems
         count = set_task.heldout_count if count is None else count
         if count is None:

@@ -104,6 +104,16 @@ def test_an_absent_model_hides_nothing_that_can_be_checked_without_it(recipe: Pa
     }
 
 
+def test_a_task_that_cannot_be_read_hides_no_other_set(recipe: Path) -> None:
+    task = "task={kind: files, train: a.jsonl, heldout: b.jsonl, verifier: boxed_math}"
+    checks = dry_run(recipe, [task, "evaluation.sets.longer.problems=100000"], {})
+    assert levels(checks) == {
+        "task": "problem",
+        "evaluation of longer": "problem",
+        "teacher": "warning",
+    }
+
+
 def test_a_run_that_is_there_already_is_not_overwritten(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
