@@ -59,12 +59,10 @@ class Train(Command):
             summary = trainer.run()
         if not summary:  # another rank than the first of a run under torchrun
             return EXIT_DONE
-        from rich.console import Console
-
-        from student_trainer.evaluation import evaluations_table, read_evaluations
+        from student_trainer.evaluation import print_evaluations, read_evaluations
 
         evaluations = read_evaluations(recipe.run_dir / "evaluations.jsonl")
-        Console().print(evaluations_table(evaluations[-1][1], before=evaluations[0][1]))
+        print_evaluations(evaluations[-1][1], before=evaluations[0][1])
         before, after = summary["heldout_accuracy_before"], summary["heldout_accuracy_after"]
         print(
             f"Held-out accuracy {before:.3f} → {after:.3f} "
@@ -93,8 +91,8 @@ class Eval(Command):
     """Evaluate a model or a checkpoint by a recipe's evaluation section, without training.
 
     example: counterhint eval recipes/tiny.yaml student.model=runs/models/student
-             counterhint eval recipes/tiny.yaml --checkpoint runs/tiny/checkpoints/step-000080 \
-               --against runs/tiny/evaluations.jsonl
+             counterhint eval runs/tiny/recipe.yaml --checkpoint runs/tiny/checkpoints/step-000080
+             counterhint eval runs/tiny/recipe.yaml --against runs/tiny/evaluations.jsonl --json
              torchrun --nproc-per-node 8 --no-python counterhint eval recipes/tiny.yaml
 
     With the recipe of a run, problems and seed are those of the run's own evaluations.
