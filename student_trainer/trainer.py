@@ -83,6 +83,7 @@ class Trainer:
         if recipe.metrics.signals and self._needs.reads != "nothing":
             self._needs = dataclasses.replace(self._needs, sampled=True)
         self._task = recipe.task.build()
+        self._task.train_problem(0)  # what has none is refused before anything is sampled
         self._student = load_student(recipe.student, ranks)
         self._forward = StudentForward(
             self._student.model,
