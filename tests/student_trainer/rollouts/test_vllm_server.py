@@ -1,5 +1,9 @@
 """Sampling servers that are killed, start anew, or get their weights while they sample."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from counterhint.command_line import EXIT_BAD_INPUT
 from counterhint.errors import InputError, Unavailable, WeightsUnavailable
 from student_trainer.models import Student
 from student_trainer.rollouts.base import Sample, SamplingRequest
+from tests.student_trainer.rollouts import sampling_ranks
 from tests.student_trainer.rollouts.vllm_processes import (
     SamplingServer,
     add_noise,
@@ -106,6 +112,28 @@ def test_responses_that_would_be_cut_short_are_refused(
             next(iter(sampler.sample_groups([PROMPT], replace(REQUEST, max_new_tokens=253))))
 
 
+def test_ranks_share_a_server_and_the_first_pushes_what_all_of_them_hold(
+    llama_server: SamplingServer, student: Student, llama_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.json"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = [llama_folder, llama_server.address, llama_server.weights_dir, out]
+    subprocess.run(
+        [*torchrun, "-m", sampling_ranks.__name__, *map(str, arguments)],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    rows = json.loads(out.read_text())
+    assert {(row["rank"], row["revision"]) for row in rows} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert sorted({row["prompt"] for row in rows}) == list(range(6))
+    for row in rows:
+        prompt, drawn = sampling_ranks.PROMPTS[row["prompt"]], np.array(row["token_ids"])
+        ours = full_log_probs(student, prompt, drawn)
+        chosen = ours.gather(1, torch.tensor(drawn)[:, None])[:, 0]
+        np.testing.assert_allclose(row["log_probs"], chosen, atol=1e-3)
+
+
 def test_a_killed_server_is_a_typed_error_or_is_waited_for(
     llama_server: SamplingServer, student: Student
 ) -> None:
@@ -137,3 +165,10 @@ def test_a_killed_server_is_a_typed_error_or_is_waited_for(
             np.testing.assert_allclose(s.log_probs, chosen, atol=1e-3)
         with pytest.raises(WeightsUnavailable, match="no weights are in place"):
             list(impatient.sample_groups([PROMPT], REQUEST))
+        # An engine that dies takes its server with it, so that whoever watches it starts it anew.
+        impatient.load_weights(weights_of(student), 2)
+        llama_server.kill_engine()
+        with pytest.raises(Unavailable, match="out of reach"):
+            list(impatient.sample_groups([PROMPT], REQUEST))
+        assert llama_server.exit_code() == EXIT_BAD_INPUT
+        llama_server.start()

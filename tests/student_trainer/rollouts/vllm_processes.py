@@ -13,6 +13,7 @@ from transformers import Qwen3Config
 
 from student_trainer.models import Student, StudentConfig, load_student
 from student_trainer.rollouts.vllm_server import VllmServerSampler, VllmServerSamplerConfig
+from tests.processes import running_in
 from tests.tiny_models import WEIGHT_SPREAD, write_model, write_tiny_llama, write_tokenizer
 
 ENGINE_ARGS = {"dtype": "float32", "enforce_eager": True, "block_size": 32}
@@ -93,6 +94,19 @@ class SamplingServer:
         """Kills it and its engine, without a chance to say goodbye."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def kill_engine(self) -> None:
+        """Kills the engine's process alone."""
+        (engine,) = (
+            number
+            for number, command in running_in(self._process).items()
+            if command.startswith("VLLM::EngineCore")
+        )
+        os.kill(engine, signal.SIGKILL)
+
+    def exit_code(self) -> int:
+        """Waits for its end."""
+        return self._process.wait(timeout=60)
 
     def sampler(self, student: Student, patience: float = 200.0) -> VllmServerSampler:
         """A sampler that asks it, once it answers."""
