@@ -283,12 +283,11 @@ async def serve(options: SamplingServerOptions, announce: Callable[[str], None] 
         announce: told one line when the server is ready for weights.
 
     Raises:
-        InputError: address, folder or arguments cannot be used.
+        InputError: address, model or arguments cannot be used.
         Unavailable: the engine died while serving.
     """
     check_address(options.listen, options.insecure)
-    if not options.weights_dir.is_dir():
-        raise InputError(f"--weights-dir {options.weights_dir}: there is no such folder")
+    options.weights_dir.mkdir(parents=True, exist_ok=True)
     engine = _start(options)
     stop, died = asyncio.Event(), asyncio.Event()
 

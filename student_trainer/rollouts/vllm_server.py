@@ -242,11 +242,14 @@ def _read(
         or (top_k_ids is not None and top_k_ids.shape != (sum(lengths), request.top_k))
     ):
         raise EngineFailure("a sampling server's reply does not fit the group", reason="BAD_REPLY")
-    ends = np.cumsum(lengths)[:-1]
-    ids_of = [None] * len(responses) if top_k_ids is None else np.split(top_k_ids, ends)
+    # Copies: what was decoded is a read-only view of the whole reply.
+    ends = np.cumsum(lengths)
     return tuple(
-        Response(token_ids, chosen, ids, bool(ended)).sample(revision)
-        for token_ids, chosen, ids, ended in zip(
-            responses, np.split(log_probs, ends), ids_of, finished, strict=True
-        )
+        Response(
+            token_ids.copy(),
+            log_probs[end - len(token_ids) : end].copy(),
+            None if top_k_ids is None else top_k_ids[end - len(token_ids) : end].copy(),
+            bool(ended),
+        ).sample(revision)
+        for token_ids, end, ended in zip(responses, ends, finished, strict=True)
     )
