@@ -24,6 +24,9 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "demo": Entry("deploy.local.cli:Demo", "demo", "the whole system in small, on this machine"),
+    "compare": Entry(
+        "deploy.local.cli:Compare", "demo", "train by several methods and seeds, side by side"
+    ),
     "teacher serve": Entry("teacher_server.cli:Serve", "teacher", "serve a teacher over gRPC"),
     "services run": Entry(
         "services.cli:Run", "services", "run the queue services: intake, dispatcher"

@@ -132,21 +132,37 @@ class Eval(Command):
 
 
 class Report(Command):
-    """Write a run's report: one HTML file with curves and tokens coloured by the signal.
+    """Write a run's report, or compare finished runs.
+
+    Of one run: report.html in its folder, with curves and tokens coloured by the signal. With
+    --out: a comparison of the runs in that folder, with a table and plots of means and standard
+    errors over seeds, as comparison.html, .md and .json and SVG files.
 
     example: counterhint report runs/demo
+             counterhint report runs/grpo-0 runs/grpo-1 runs/rlcsd-0 runs/rlcsd-1 --out runs/both
     """
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_REPORT_")
 
-    run_dir: CliPositionalArg[Path]
-    """The run's folder."""
+    run_dirs: CliPositionalArg[list[Path]] = Field(min_length=1)
+    """Folders of runs. Runs that differ in their seed alone are compared as one."""
+    out: Path | None = None
+    """Folder for a comparison."""
 
     def run(self) -> int:
-        """Writes the report and prints where it is."""
+        """Writes the page and prints where it is."""
+        if self.out is not None:
+            from student_trainer.comparison import write_comparison
+
+            print(f"Wrote {write_comparison(self.run_dirs, self.out)}")
+            return EXIT_DONE
+        if len(self.run_dirs) > 1:
+            raise InputError(
+                f"{len(self.run_dirs)} runs are compared: say where to with --out FOLDER"
+            )
         from student_trainer.report import write_report
 
-        print(f"Wrote {write_report(self.run_dir)}")
+        print(f"Wrote {write_report(self.run_dirs[0])}")
         return EXIT_DONE
 
 

@@ -1,7 +1,8 @@
 """Keeps child processes running, and ends all of them when it ends.
 
 Services (Redis, a teacher, the queue services) run in the background with a log file each and are
-started again when they die. One command at a time runs in the foreground on the user's terminal.
+started again when they die. Commands run in the foreground: one on the user's terminal, or several
+with a log file each.
 Everything happens in the thread that uses the `Supervisor`: it looks after the services while it
 waits. That thread must be the main thread, which is the one that receives signals and the one whose
 end the children are tied to (see `deploy.local.tether`).
@@ -12,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from counterhint.command_line import EXIT_BAD_INPUT
 from counterhint.errors import InputError
@@ -45,6 +47,20 @@ class Service:
     """Whether it does its work; asked often, so it must answer within about a second."""
     log: Path
     """Where its output goes; added to when it is started again."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables on top of the launcher's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command that is run to its end."""
+
+    name: str
+    """How messages call it."""
+    command: tuple[str, ...]
+    """Program and arguments."""
+    log: Path
+    """Where its output goes; replaced."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables on top of the launcher's own."""
 
@@ -93,7 +109,7 @@ class Supervisor:
         self._start_seconds = start_seconds
         self._grace_seconds = grace_seconds
         self._services: list[_Running] = []
-        self._foreground: subprocess.Popen[bytes] | None = None
+        self._foreground: list[subprocess.Popen[bytes]] = []
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -110,8 +126,8 @@ class Supervisor:
     ) -> None:
         for number in self._handlers:  # ending takes a bounded time and must not be cut short
             signal.signal(number, signal.SIG_IGN)
-        if self._foreground is not None:
-            self._end(self._foreground)
+        for process in self._foreground:
+            self._end(process)
         for running in reversed(self._services):
             self._end(running.process)
         for number, handler in self._handlers.items():
@@ -133,8 +149,18 @@ class Supervisor:
             self.watch()
             time.sleep(_LOOK_SECONDS)
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    def run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        output: IO[Any] | None = None,
+    ) -> int:
         """Runs a command on the user's terminal while the services are looked after.
+
+        Args:
+            command: program and arguments.
+            environment: variables on top of the launcher's own.
+            output: where its standard output goes instead of the launcher's.
 
         Returns:
             Its exit code (negative: the signal that ended it).
@@ -142,23 +168,71 @@ class Supervisor:
         Raises:
             InputError, ServiceFailed: see `wait_until_ready`.
         """
-        # A process group of its own: the terminal's Ctrl-C reaches the launcher alone, which then
-        # ends all in order.
-        self._foreground = subprocess.Popen(
-            _tethered(command),
-            cwd=self._folder,
-            env={**os.environ, **(environment or {})},
-            process_group=0,
-        )
+        process = self._start(command, environment or {}, stdout=output)
         while True:
             try:
-                code = self._foreground.wait(_LOOK_SECONDS)
+                process.wait(_LOOK_SECONDS)
             except subprocess.TimeoutExpired:
                 self.watch()
             else:
-                _kill_group(self._foreground)
-                self._foreground = None
-                return code
+                return self._ended(process)
+
+    def run_all(
+        self,
+        jobs: Sequence[Job],
+        at_once: int,
+        ended: Callable[[Job, int], None],
+        looked: Callable[[Sequence[Job]], None],
+    ) -> None:
+        """Runs jobs in their order, some at the same time, while the services are looked after.
+
+        Args:
+            jobs: what to run; one that fails does not keep the others from running.
+            at_once: how many run at the same time.
+            ended: told each job that has ended, and its exit code.
+            looked: told the jobs under way, some times a second.
+
+        Raises:
+            InputError, ServiceFailed: see `wait_until_ready`.
+        """
+        waiting = deque(jobs)
+        under_way: list[tuple[Job, subprocess.Popen[bytes]]] = []
+        while waiting or under_way:
+            while waiting and len(under_way) < at_once:
+                job = waiting.popleft()
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+                with job.log.open("wb") as log:
+                    process = self._start(
+                        job.command, job.environment, stdout=log, stderr=subprocess.STDOUT
+                    )
+                under_way.append((job, process))
+            looked([job for job, _ in under_way])
+            time.sleep(_LOOK_SECONDS)
+            self.watch()
+            for job, process in [entry for entry in under_way if entry[1].poll() is not None]:
+                under_way.remove((job, process))
+                ended(job, self._ended(process))
+
+    def _start(
+        self, command: Sequence[str], environment: Mapping[str, str], **streams: Any
+    ) -> subprocess.Popen[bytes]:
+        # A process group of its own: the terminal's Ctrl-C reaches the launcher alone, which then
+        # ends all in order.
+        process = subprocess.Popen(
+            _tethered(command),
+            cwd=self._folder,
+            env={**os.environ, **environment},
+            process_group=0,
+            **streams,
+        )
+        self._foreground.append(process)
+        return process
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int:
+        """Clears up after a command of the foreground and returns its exit code."""
+        _kill_group(process)
+        self._foreground.remove(process)
+        return process.wait()
 
     def watch(self) -> None:
         """Looks after every service once: notices what died, starts again what is due.

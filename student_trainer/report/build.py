@@ -25,6 +25,8 @@ from student_trainer.report.token_signals import (
 )
 
 _HERE = Path(__file__).parent
+STYLE_SHEET = _HERE / "style.css"
+"""The look of the pages that are written."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -63,7 +65,7 @@ def write_report(run_dir: Path) -> Path:
         recipe=escape(yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True))
         if run.recipe
         else "This run's folder holds no recipe.yaml.",
-        style=(_HERE / "style.css").read_text(encoding="utf-8"),
+        style=STYLE_SHEET.read_text(encoding="utf-8"),
         script=(_HERE / "script.js").read_text(encoding="utf-8"),
         data=json_for_script(page_data(rollouts)),
     )

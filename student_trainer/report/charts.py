@@ -1,20 +1,17 @@
 """Small line charts as SVG, drawn without a library; the page's script adds the values on hover."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from student_trainer.report.axes import Frame, Scale, axes, moving_average, polyline, ticks
 from student_trainer.report.formatting import number
 from student_trainer.report.run_folder import RunFolder
 
-_WIDTH, _HEIGHT = 340, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
+_FRAME = Frame(width=340, height=170, left=46, right=10, top=10, bottom=24)
 _SMOOTHED_FROM = 30
 """Points from which on a line gets a moving average drawn over it."""
-_WINDOW_SHARE = 12
-"""The moving average takes in 1/12 of the line's points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,22 +188,6 @@ def charts_html(run: RunFolder) -> tuple[str, list[str]]:
     return "\n".join(drawn), missing
 
 
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """From steps and values to places in the picture."""
-
-    last_step: int
-    low: float
-    high: float
-
-    def x(self, step: float) -> float:
-        return _LEFT + step / self.last_step * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-
 def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
     points = {line: run.points(line.key) for line in chart.lines}
     errors = {line: dict(run.points(line.stderr_key)) for line in chart.lines if line.stderr_key}
@@ -216,9 +197,9 @@ def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
         for step, value in course
         for side in (-1, 1)
     ]
-    ticks = _ticks(min(0.0, *values) if chart.from_zero else min(values), max(values))
-    scale = _Scale(last_step, ticks[0], ticks[-1])
-    body = [_axes(scale, ticks)]
+    places = ticks(min(0.0, *values) if chart.from_zero else min(values), max(values))
+    scale = Scale(_FRAME, last_step, places[0], places[-1])
+    body = [axes(scale, places)]
     for index, line in enumerate(chart.lines):
         if line.stderr_key:
             body.append(_dots(scale, points[line], errors[line], index))
@@ -230,8 +211,8 @@ def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
         if len(chart.lines) > 1 and points[line]
     )
     data = {
-        "x": [_LEFT, _WIDTH - _RIGHT],
-        "y": [_TOP, _HEIGHT - _BOTTOM],
+        "x": [_FRAME.left, _FRAME.width - _FRAME.right],
+        "y": [_FRAME.top, _FRAME.height - _FRAME.bottom],
         "last": last_step,
         "series": [
             {
@@ -249,8 +230,9 @@ def _figure(chart: Chart, run: RunFolder, last_step: int) -> str:
         f'<figcaption><strong>{escape(chart.title)}</strong><span class="note">'
         f"{escape(chart.note)}</span>{legend}</figcaption>"
         f'<output aria-live="off">{_latest(chart, points)}</output>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(chart.title)} '
-        f'over steps">{"".join(body)}<g class="cursor"></g></svg></figure>'
+        f'<svg viewBox="0 0 {_FRAME.width} {_FRAME.height}" role="img" '
+        f'aria-label="{escape(chart.title)} over steps">{"".join(body)}<g class="cursor"></g></svg>'
+        "</figure>"
     )
 
 
@@ -263,44 +245,19 @@ def _latest(chart: Chart, points: dict[Line, list[tuple[int, float]]]) -> str:
     )
 
 
-def _axes(scale: _Scale, ticks: Sequence[float]) -> str:
-    parts = []
-    for tick in ticks:
-        y = scale.y(tick)
-        kind = "base" if tick == ticks[0] else "grid"
-        parts.append(
-            f'<line class="{kind}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">'
-            f"{number(tick)}</text>"
-        )
-    steps = _ticks(0, scale.last_step)
-    for step in (step for step in steps if step <= scale.last_step and step == int(step)):
-        anchor = "start" if step == 0 else "middle" if step < 0.97 * scale.last_step else "end"
-        parts.append(
-            f'<text class="tick" x="{scale.x(step):.1f}" y="{_HEIGHT - 8}" '
-            f'text-anchor="{anchor}">{"step " if step == 0 else ""}{number(step)}</text>'
-        )
-    return "".join(parts)
-
-
-def _course(scale: _Scale, points: Sequence[tuple[int, float]], index: int) -> str:
+def _course(scale: Scale, points: Sequence[tuple[int, float]], index: int) -> str:
     if len(points) == 1:
         return _dots(scale, points, {}, index)
     if len(points) < _SMOOTHED_FROM:
-        return _polyline(scale, points, f"line s{index}")
-    smooth = _polyline(scale, _moving_average(points), f"line s{index}")
-    return _polyline(scale, points, f"line raw s{index}") + smooth
-
-
-def _polyline(scale: _Scale, points: Sequence[tuple[int, float]], kind: str) -> str:
-    places = " ".join(f"{scale.x(step):.1f},{scale.y(value):.1f}" for step, value in points)
-    return f'<polyline class="{kind}" points="{places}"/>'
+        return polyline(scale, points, f"line s{index}")
+    smooth = polyline(scale, moving_average(points), f"line s{index}")
+    return polyline(scale, points, f"line raw s{index}") + smooth
 
 
 def _dots(
-    scale: _Scale, points: Sequence[tuple[int, float]], errors: dict[int, float], index: int
+    scale: Scale, points: Sequence[tuple[int, float]], errors: dict[int, float], index: int
 ) -> str:
-    parts = [_polyline(scale, points, f"line raw s{index}")]
+    parts = [polyline(scale, points, f"line raw s{index}")]
     for step, value in points:
         x, error = scale.x(step), errors.get(step, 0.0)
         parts.append(
@@ -309,24 +266,3 @@ def _dots(
             f'<circle class="dot s{index}" cx="{x:.1f}" cy="{scale.y(value):.1f}" r="3.2"/>'
         )
     return "".join(parts)
-
-
-def _moving_average(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Centred; at the ends over what there is."""
-    reach = len(points) // _WINDOW_SHARE // 2 + 1
-    averaged = []
-    for place, (step, _) in enumerate(points):
-        window = [value for _, value in points[max(0, place - reach) : place + reach + 1]]
-        averaged.append((step, sum(window) / len(window)))
-    return averaged
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that enclose the range."""
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - max(abs(low) * 0.1, 0.5) * (low != 0), high + max(abs(high) * 0.1, 0.5)
-    rough = (high - low) / 3
-    power = 10.0 ** math.floor(math.log10(rough))
-    spacing = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
-    first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
-    return [float(f"{index * spacing:.10g}") for index in range(first, last + 1)]

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from counterhint.errors import InputError
-from deploy.local.supervisor import Service, ServiceFailed, Supervisor
+from deploy.local.supervisor import Job, Service, ServiceFailed, Supervisor
 from tests.processes import running_in, wait_until
 
 # Adds its process id to the file `starts`.
@@ -238,3 +238,45 @@ def test_nothing_outlives_the_launcher(
         assert launcher.returncode == exit_code
     wait_until(lambda: not running_in(launcher))
     assert (tmp_path / "asked").exists() == (number != signal.SIGKILL)
+
+
+def python_job(folder: Path, name: str, code: str) -> Job:
+    return Job(name, (sys.executable, "-c", code), folder / "logs" / f"{name}.log")
+
+
+def test_jobs_run_some_at_a_time_and_a_failing_one_stops_no_other(tmp_path: Path) -> None:
+    # Each waits for a file that the test writes when it has seen who is under way.
+    wait = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('went')\n"
+    codes = {"a": wait, "b": f"{wait}raise SystemExit(3)", "c": wait}
+    ended: dict[str, int] = {}
+    seen: list[list[str]] = []
+
+    def look(under_way: Sequence[Job]) -> None:
+        seen.append([job.name for job in under_way])
+        (tmp_path / "go").touch()
+
+    with Supervisor(ignore, folder=tmp_path) as supervisor:
+        supervisor.run_all(
+            [python_job(tmp_path, name, code) for name, code in codes.items()],
+            2,
+            lambda job, code: ended.update({job.name: code}),
+            look,
+        )
+    assert ended == {"a": 0, "b": 3, "c": 0}
+    assert seen[0] == ["a", "b"]
+    assert all(0 < len(names) <= 2 for names in seen)
+    assert all((tmp_path / "logs" / f"{name}.log").read_text() == "went\n" for name in codes)
+
+
+def test_jobs_end_with_the_supervisor(tmp_path: Path) -> None:
+    running: list[int] = []
+
+    def look(under_way: Sequence[Job]) -> None:
+        running.extend(starts(tmp_path))
+        if running:
+            raise KeyboardInterrupt
+
+    job = python_job(tmp_path, "long", f"import os, time\n{STEADY}")
+    with pytest.raises(KeyboardInterrupt), Supervisor(ignore, folder=tmp_path) as supervisor:
+        supervisor.run_all([job], 1, lambda job, code: None, look)
+    assert is_gone(running[0])
