@@ -190,8 +190,7 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
             f"--model {options.model} has no tokenizer that can be loaded: save the student's "
             f"beside the model with tokenizer.save_pretrained ({error})"
         ) from error
-    vocabulary = tokenizer.get_vocab()
-    if not vocabulary:
+    if not tokenizer.get_vocab():
         raise InputError(
             f"--model {options.model} has no tokenizer: save the student's beside the model with "
             "tokenizer.save_pretrained"
@@ -210,7 +209,9 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
         model_id=options.model_id or options.model.resolve().name,
         weights_revision=_revision(options.model),
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=min(max(vocabulary.values()) + 1, embedded),
+        # Rows that stand for no token count too: they have a probability, so that a student may
+        # sample one, or find it among its most probable ones.
+        vocab_size=embedded,
         max_model_len=limit,
         max_top_k=min(options.max_top_k, embedded),
         engine="transformers",

@@ -14,6 +14,7 @@ from transformers import Gemma2Config
 
 from counterhint import ScoringJob, Weights
 from counterhint.errors import InputError, WeightsUnavailable
+from counterhint.validation import validate_job
 from teacher_server.engines import transformers as module
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 from tests.teacher_server.jobs import SMALL, plain_log_probs, random_job, tokens_of_pairs
@@ -40,10 +41,17 @@ def test_a_teacher_is_described_by_its_folder(engine, model_folder):
     assert (named.model_id, named.max_model_len) == ("other", 99)
 
 
-def test_ids_that_the_tokenizer_does_not_have_are_outside(tmp_path):
+def test_ids_that_the_model_has_beyond_its_tokenizer_are_scored(tmp_path):
+    """Most models have more rows than tokens, and those have probabilities as well."""
     write_tiny_llama(tmp_path, vocab_size=80)
     write_tokenizer(tmp_path, vocab_size=70)
-    assert make(tmp_path).info.vocab_size == 70
+    engine = make(tmp_path)
+    assert engine.info.vocab_size == 80
+    job = random_job(**SMALL, vocab_size=80)
+    validate_job(replace(job, tokenizer_fingerprint=engine.info.tokenizer_fingerprint), engine.info)
+    assert any(tokens.max() >= 70 for tokens in job.responses)
+    scores = asyncio.run(engine.score(job)).scores
+    np.testing.assert_allclose(scores.sampled, expected(engine.model, job), atol=1e-4)
 
 
 def test_named_weights_of_two_revisions_take_turns(engine, tmp_path):
