@@ -12,7 +12,8 @@ class StopRequest:
     """Whether the process has been asked to stop."""
 
     made: bool = False
-    """True from the first SIGTERM on; a second one ends the process at once."""
+    """True from the first SIGTERM on. More of them change nothing: where a scheduler sends it to
+    every process, `torchrun` sends its own as well."""
 
 
 class Preempted(SystemExit):
@@ -29,7 +30,6 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         request.made = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     try:
         before = signal.signal(signal.SIGTERM, on_signal)
