@@ -18,6 +18,11 @@ class SamplingConfig(Config):
     """n: samples a problem; the accuracy is mean@n."""
     temperature: float = Field(1.0, ge=0)
     """Sampling temperature; 0 takes the most probable tokens."""
+    top_k: int = Field(0, ge=0)
+    """Draws among this many most probable tokens only; 0 draws among all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Then draws among the fewest most probable tokens that together reach this probability only;
+    1 draws among all."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest response; None takes that of the rollouts."""
     pass_at: tuple[int, ...] = ()
@@ -50,6 +55,10 @@ class EvaluationSet(Config):
     """n: samples a problem."""
     temperature: float | None = Field(None, ge=0)
     """Sampling temperature."""
+    top_k: int | None = Field(None, ge=0)
+    """Draws among this many most probable tokens only; 0 draws among all."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Probability that the tokens drawn among must reach together; 1 draws among all."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest response."""
     pass_at: tuple[int, ...] | None = None

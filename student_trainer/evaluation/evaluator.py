@@ -93,6 +93,8 @@ class Evaluator:
             group_size=config.samples,
             max_new_tokens=config.max_new_tokens or self._max_new_tokens,
             temperature=config.temperature,
+            draw_top_k=config.top_k,
+            draw_top_p=config.top_p,
             seed=seed,
             max_rows=self._max_rows,
         )

@@ -53,6 +53,11 @@ class SamplingRequest:
     """Most responses that are drawn at the same time; at least one group."""
     top_k: int = 0
     """k of `Sample.top_k_ids`; 0 for none. It changes nothing about what is drawn."""
+    draw_top_k: int = 0
+    """Draws among this many most probable tokens only; 0 draws among all."""
+    draw_top_p: float = 1.0
+    """Then draws among the fewest most probable tokens that together reach this probability only
+    (nucleus sampling, Holtzman et al., arXiv 1904.09751); 1 draws among all."""
 
 
 class Sampler(ABC):

@@ -176,7 +176,7 @@ class _Wave:
     @torch.no_grad()
     def draw(self, rows: Tensor, step: int, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Draws and notes the next token of some rows, `[R]`, from their logits `[R, V]`."""
-        log_probs = logits.log_softmax(dim=-1)
+        log_probs = _truncated(logits.log_softmax(dim=-1), self._request)
         probs = log_probs.exp()
         if self._request.temperature:
             token = torch.multinomial(probs, 1, generator=generator)[:, 0]
@@ -224,3 +224,19 @@ class _Wave:
                 zip(self._lengths[rows].tolist(), self._finished[rows].tolist(), strict=True)
             )
         )
+
+
+def _truncated(log_probs: Tensor, request: SamplingRequest) -> Tensor:
+    """The distributions `[R, V]` that are drawn from: those of the tokens that the request leaves,
+    normalised again."""
+    if request.draw_top_k:
+        kept = log_probs.topk(min(request.draw_top_k, log_probs.shape[-1]), dim=-1).values
+        log_probs = log_probs.masked_fill(log_probs < kept[:, -1:], -torch.inf)
+        log_probs = log_probs.log_softmax(dim=-1)
+    if request.draw_top_p < 1:
+        ordered, order = log_probs.sort(dim=-1, descending=True)
+        probs = ordered.exp()
+        beyond = probs.cumsum(dim=-1) - probs >= request.draw_top_p
+        dropped = torch.zeros_like(beyond).scatter(-1, order, beyond)
+        log_probs = log_probs.masked_fill(dropped, -torch.inf).log_softmax(dim=-1)
+    return log_probs

@@ -167,6 +167,8 @@ class SamplingService(sampling_pb2_grpc.SamplingServiceServicer):
                     max_new_tokens=request.max_new_tokens,
                     temperature=request.temperature,
                     top_k=request.top_k,
+                    draw_top_k=request.draw_top_k,
+                    draw_top_p=request.draw_top_p or 1.0,
                     end_ids=list(request.end_ids),
                     seed=seed,
                 )

@@ -143,6 +143,8 @@ class VllmSampler(Sampler):
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
             top_k=request.top_k,
+            draw_top_k=request.draw_top_k,
+            draw_top_p=request.draw_top_p,
             end_ids=self._end_ids,
             seed=derive_seed(request.seed, index, row),
         )

@@ -153,15 +153,24 @@ def engine_prompt(prompt: TokenIds) -> "TokensInput":
 
 
 def sampling_params(
-    *, max_new_tokens: int, temperature: float, top_k: int, end_ids: Sequence[int], seed: int
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    draw_top_k: int,
+    draw_top_p: float,
+    end_ids: Sequence[int],
+    seed: int,
 ) -> "SamplingParams":
-    """vLLM's parameters of one response: nothing is cut off the distribution but by temperature."""
+    """vLLM's parameters of one response; the arguments are those of `SamplingRequest`."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
         max_tokens=max_new_tokens,
         temperature=temperature,
+        top_k=draw_top_k,
+        top_p=draw_top_p,
         seed=seed,
         logprobs=top_k,
         flat_logprobs=True,

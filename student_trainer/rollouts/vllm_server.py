@@ -201,6 +201,8 @@ class VllmServerSampler(Sampler):
             max_new_tokens=request.max_new_tokens,
             temperature=request.temperature,
             top_k=request.top_k,
+            draw_top_k=request.draw_top_k,
+            draw_top_p=request.draw_top_p,
             end_ids=self._end_ids,
         )
         async with slots:

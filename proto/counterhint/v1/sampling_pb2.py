@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from counterhint.v1 import scoring_pb2 as counterhint_dot_v1_dot_scoring__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ounterhint/v1/sampling.proto\x12\x0e\x63ounterhint.v1\x1a\x1c\x63ounterhint/v1/scoring.proto\"3\n\x0eStudentWeights\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x13\n\x11GetSamplerRequest\"\x98\x01\n\x12GetSamplerResponse\x12\x15\n\rmax_model_len\x18\x01 \x01(\r\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12/\n\x07weights\x18\x05 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\"S\n\x12LoadWeightsRequest\x12/\n\x07weights\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"\x15\n\x13LoadWeightsResponse\"\xb1\x01\n\x12SampleGroupRequest\x12/\n\x07weights\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\x12\x0e\n\x06prompt\x18\x02 \x01(\x0c\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x0f\n\x07\x65nd_ids\x18\x07 \x03(\r\"\xc8\x01\n\x13SampleGroupResponse\x12\x31\n\tresponses\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12)\n\tlog_probs\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12)\n\ttop_k_ids\x18\x03 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x16.counterhint.v1.Tensor2\x96\x02\n\x0fSamplingService\x12S\n\nGetSampler\x12!.counterhint.v1.GetSamplerRequest\x1a\".counterhint.v1.GetSamplerResponse\x12V\n\x0bLoadWeights\x12\".counterhint.v1.LoadWeightsRequest\x1a#.counterhint.v1.LoadWeightsResponse\x12V\n\x0bSampleGroup\x12\".counterhint.v1.SampleGroupRequest\x1a#.counterhint.v1.SampleGroupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ounterhint/v1/sampling.proto\x12\x0e\x63ounterhint.v1\x1a\x1c\x63ounterhint/v1/scoring.proto\"3\n\x0eStudentWeights\x12\x0f\n\x07trainer\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"\x13\n\x11GetSamplerRequest\"\x98\x01\n\x12GetSamplerResponse\x12\x15\n\rmax_model_len\x18\x01 \x01(\r\x12\x12\n\nvocab_size\x18\x02 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12/\n\x07weights\x18\x05 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\"S\n\x12LoadWeightsRequest\x12/\n\x07weights\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\"\x15\n\x13LoadWeightsResponse\"\xd9\x01\n\x12SampleGroupRequest\x12/\n\x07weights\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.StudentWeights\x12\x0e\n\x06prompt\x18\x02 \x01(\x0c\x12\r\n\x05seeds\x18\x03 \x03(\x03\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x0f\n\x07\x65nd_ids\x18\x07 \x03(\r\x12\x12\n\ndraw_top_k\x18\x08 \x01(\r\x12\x12\n\ndraw_top_p\x18\t \x01(\x01\"\xc8\x01\n\x13SampleGroupResponse\x12\x31\n\tresponses\x18\x01 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12)\n\tlog_probs\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12)\n\ttop_k_ids\x18\x03 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x16.counterhint.v1.Tensor2\x96\x02\n\x0fSamplingService\x12S\n\nGetSampler\x12!.counterhint.v1.GetSamplerRequest\x1a\".counterhint.v1.GetSamplerResponse\x12V\n\x0bLoadWeights\x12\".counterhint.v1.LoadWeightsRequest\x1a#.counterhint.v1.LoadWeightsResponse\x12V\n\x0bSampleGroup\x12\".counterhint.v1.SampleGroupRequest\x1a#.counterhint.v1.SampleGroupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,9 +43,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADWEIGHTSRESPONSE']._serialized_start=393
   _globals['_LOADWEIGHTSRESPONSE']._serialized_end=414
   _globals['_SAMPLEGROUPREQUEST']._serialized_start=417
-  _globals['_SAMPLEGROUPREQUEST']._serialized_end=594
-  _globals['_SAMPLEGROUPRESPONSE']._serialized_start=597
-  _globals['_SAMPLEGROUPRESPONSE']._serialized_end=797
-  _globals['_SAMPLINGSERVICE']._serialized_start=800
-  _globals['_SAMPLINGSERVICE']._serialized_end=1078
+  _globals['_SAMPLEGROUPREQUEST']._serialized_end=634
+  _globals['_SAMPLEGROUPRESPONSE']._serialized_start=637
+  _globals['_SAMPLEGROUPRESPONSE']._serialized_end=837
+  _globals['_SAMPLINGSERVICE']._serialized_start=840
+  _globals['_SAMPLINGSERVICE']._serialized_end=1118
 # @@protoc_insertion_point(module_scope)

@@ -140,6 +140,8 @@ class SampleGroupRequest(google.protobuf.message.Message):
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     END_IDS_FIELD_NUMBER: builtins.int
+    DRAW_TOP_K_FIELD_NUMBER: builtins.int
+    DRAW_TOP_P_FIELD_NUMBER: builtins.int
     prompt: builtins.bytes
     """The prompt's token ids, little-endian int32."""
     max_new_tokens: builtins.int
@@ -148,6 +150,10 @@ class SampleGroupRequest(google.protobuf.message.Message):
     """By which logits are divided; 0 takes the most probable token."""
     top_k: builtins.int
     """How many of the most probable ids to return at each position; 0 for none."""
+    draw_top_k: builtins.int
+    """Draws among this many most probable tokens only; 0 draws among all."""
+    draw_top_p: builtins.float
+    """Then draws among the fewest most probable tokens that reach this probability; 0 draws among all."""
     @property
     def weights(self) -> Global___StudentWeights:
         """The weights wanted; refused with OTHER_WEIGHTS when others are in place."""
@@ -170,9 +176,11 @@ class SampleGroupRequest(google.protobuf.message.Message):
         temperature: builtins.float = ...,
         top_k: builtins.int = ...,
         end_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        draw_top_k: builtins.int = ...,
+        draw_top_p: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["weights", b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["end_ids", b"end_ids", "max_new_tokens", b"max_new_tokens", "prompt", b"prompt", "seeds", b"seeds", "temperature", b"temperature", "top_k", b"top_k", "weights", b"weights"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["draw_top_k", b"draw_top_k", "draw_top_p", b"draw_top_p", "end_ids", b"end_ids", "max_new_tokens", b"max_new_tokens", "prompt", b"prompt", "seeds", b"seeds", "temperature", b"temperature", "top_k", b"top_k", "weights", b"weights"]) -> None: ...
 
 Global___SampleGroupRequest: typing_extensions.TypeAlias = SampleGroupRequest
 

@@ -110,3 +110,34 @@ def test_an_update_within_a_wave_is_refused(student: Student) -> None:
         sampler.load_weights((), 1)
         with pytest.raises(EngineFailure, match="updated while groups were being sampled"):
             list(groups)
+
+
+def test_truncation_draws_from_the_tokens_that_are_left(student: Student) -> None:
+    request = replace(REQUEST, group_size=64, draw_top_k=6, draw_top_p=0.7)
+    drawn_beyond_first = 0
+    for index, samples in sample(student, request):
+        for drawn in samples:
+            full = full_log_probs(student, PROMPTS[index], drawn.token_ids).numpy()
+            for position, token in enumerate(drawn.token_ids):
+                best = np.argsort(-full[position], kind="stable")[:6]
+                probs = np.exp(full[position][best])
+                probs /= probs.sum()
+                size = int(np.searchsorted(np.cumsum(probs), 0.7)) + 1
+                kept, share = best[:size], probs[:size] / probs[:size].sum()
+                assert token in kept
+                place = int(np.flatnonzero(kept == token)[0])
+                assert drawn.log_probs[position] == pytest.approx(np.log(share[place]), abs=1e-4)
+                drawn_beyond_first += place > 0
+    assert drawn_beyond_first
+
+
+def test_the_single_most_probable_token_is_greedy(student: Student) -> None:
+    greedy = sample(student, replace(REQUEST, temperature=0.0))
+    for truncation in ({"draw_top_k": 1}, {"draw_top_p": 1e-6}):
+        for (_, first), (_, second) in zip(
+            sorted(greedy, key=lambda group: group[0]),
+            sorted(sample(student, replace(REQUEST, **truncation)), key=lambda group: group[0]),
+            strict=True,
+        ):
+            for a, b in zip(first, second, strict=True):
+                np.testing.assert_array_equal(a.token_ids, b.token_ids)

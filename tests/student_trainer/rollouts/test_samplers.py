@@ -129,6 +129,18 @@ def test_draws_follow_the_distribution(rig: Rig) -> None:
     np.testing.assert_allclose(drawn, expected, atol=0.05)
 
 
+def test_truncated_draws_come_from_the_tokens_that_are_left(rig: Rig) -> None:
+    request = replace(
+        REQUEST, group_size=300, max_new_tokens=1, top_k=0, draw_top_k=5, draw_top_p=0.8
+    )
+    (samples,) = rig.sample(request, PROMPTS[:1]).values()
+    probs = full_log_probs(rig.student, PROMPTS[0], np.array([3]), 1.0)[0].exp().numpy()
+    best = np.argsort(-probs)[:5]
+    within = np.cumsum(probs[best]) / probs[best].sum()
+    left = best[: int(np.searchsorted(within, 0.8)) + 1]
+    assert {int(s.token_ids[0]) for s in samples} == set(left.tolist())
+
+
 def test_the_seed_decides_the_draws(rig: Rig) -> None:
     def tokens(seed: int) -> list[list[list[int]]]:
         groups = rig.sample(replace(REQUEST, seed=seed))
