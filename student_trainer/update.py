@@ -1,7 +1,8 @@
 """What a step does to the student: passes over its rows, the loss, and the optimizer's update."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -101,41 +102,45 @@ class Updater:
         return {key: float(np.mean([m[key] for m in made])) for key in made[0]} if made else {}
 
     def _update_once(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
-        pieces = list(micro_batches(rows, self._batch, self._student.device, step=step + 1))
-        passes = self._ranks.largest(len(pieces))
+        def pieces() -> Iterator[MicroBatch]:
+            # Made anew each time: all of them at once would fill a GPU with supports.
+            return micro_batches(rows, self._batch, self._student.device, step=step + 1)
+
+        own, totals = self._totals(pieces())
+        passes = self._ranks.largest(own)
         if not passes:
             return {}
-        totals = self._totals(pieces)
         measured = any(row.rollout.entropies is None for row in rows)
-        metrics: dict[str, float] = {}
-        for done in range(passes):
+        metrics: dict[str, Tensor] = {}
+        for done, piece in zip(range(passes), chain(pieces(), repeat(None)), strict=False):
             self._progress("updating", done, passes)
             sum_gradients(self._forward, self._student, last=done + 1 == passes)
             with self._student.autocast():
-                if done < len(pieces):
-                    self._backward(pieces[done], totals, metrics, measured)
+                if piece is not None:
+                    self._backward(piece, totals, metrics, measured)
                 else:
                     idle = self._forward(idle_batch(self._student.device)).sampled
                     (idle.sum() * 0.0).backward()
-        summed = self._ranks.sum(metrics)
+        summed = self._ranks.sum({key: value.item() for key, value in metrics.items()})
         return {**summed, "optim/grad_norm": self._optimizer.update(step)}
 
-    def _totals(self, pieces: Iterable[MicroBatch]) -> dict[str, Tensor]:
-        """What the loss is normalised by, over all pieces of all ranks."""
-        sums: dict[str, float] = {}
+    def _totals(self, pieces: Iterable[MicroBatch]) -> tuple[int, dict[str, Tensor]]:
+        """How many pieces this rank has, and what the loss is normalised by, over those of all
+        ranks."""
+        count, sums = 0, dict[str, Tensor]()
         for piece in pieces:
+            count += 1
             add(sums, self._method.totals(piece.targets))
             add(sums, {_ALL_TOKENS: piece.targets.mask.sum()})
+        total = self._ranks.sum({key: value.item() for key, value in sums.items()})
         device = self._student.device
-        return {
-            key: torch.tensor(value, device=device) for key, value in self._ranks.sum(sums).items()
-        }
+        return count, {key: torch.tensor(value, device=device) for key, value in total.items()}
 
     def _backward(
         self,
         piece: MicroBatch,
         totals: dict[str, Tensor],
-        metrics: dict[str, float],
+        metrics: dict[str, Tensor],
         measured: bool,
     ) -> None:
         """Adds a piece's gradient to the student's, and its metrics to the batch's."""
@@ -163,10 +168,11 @@ _ALL_TOKENS = "all_tokens"
 """Key of the response tokens of a batch among its totals."""
 
 
-def add(sums: dict[str, float], values: Mapping[str, Tensor]) -> None:
-    """Adds scalars to sums by name."""
+def add(sums: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Adds scalars to sums by name, in float64; does not wait for the device."""
     for key, value in values.items():
-        sums[key] = sums.get(key, 0.0) + value.item()
+        value = value.detach().double()
+        sums[key] = sums[key] + value if key in sums else value
 
 
 @torch.no_grad()
@@ -180,8 +186,9 @@ def response_log_probs(
 ) -> list[np.ndarray]:
     """A model's log probs of each row's response, float32 `[T]` each, in the order of the rows."""
     found: dict[int, np.ndarray] = {}
-    place = {id(row): index for index, row in enumerate(rows)}
-    pieces = list(micro_batches(rows, batch, student.device, step=1))
+    bare = [dataclasses.replace(row, teacher=None) for row in rows]  # only the tokens matter here
+    place = {id(row): index for index, row in enumerate(bare)}
+    pieces = list(micro_batches(bare, batch, student.device, step=1))
     passes = ranks.largest(len(pieces))
     for done in range(passes):
         progress("log probs", done, passes)
