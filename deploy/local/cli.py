@@ -93,6 +93,9 @@ class Compare(Command):
     comparison.md, comparison.json and the plots as SVG into --out. Exit code 1 when a run failed;
     the others are compared all the same.
 
+    All runs have metrics.signals=true, and go on to the last step even when they collapse
+    (stop_after_unmixed_steps); --set has the last word.
+
     A method's file is laid over the recipe: recipes/tiny/methods/opsd.yaml for recipes/tiny.yaml
     where there is one, else recipes/methods/opsd.yaml with the paper's values.
 

@@ -36,6 +36,10 @@ from deploy.local.supervisor import Job, Supervisor
 
 MARKER = ".counterhint-compare"
 """A file that the launcher alone writes: a folder of other files without it is never touched."""
+_SETTINGS = (
+    "metrics.signals=true",  # the one-sided signal of every method that has a teacher
+    "stop_after_unmixed_steps=1000000",  # a collapse is a result: no run is ended for it
+)
 _SETTINGS_FILE = "compare.json"
 """In the folder of a run and of the models: the settings that they were made with."""
 
@@ -157,7 +161,7 @@ def plan_comparison(
                 method=method,
                 steps=steps,
                 settings=(
-                    "metrics.signals=true",
+                    *_SETTINGS,
                     *(setting for one, setting in given if one in (None, method)),
                 ),
             )
