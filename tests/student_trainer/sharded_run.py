@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,19 +16,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from student_trainer.batches import TokenBatch
+from student_trainer.batches import BatchConfig, Row, TokenBatch
 from student_trainer.checkpoints import TrainingState, load_checkpoint, save_checkpoint
 from student_trainer.forward import StudentForward
+from student_trainer.importance import RolloutImportanceConfig
+from student_trainer.losses import RlcsdConfig, SrpoConfig
 from student_trainer.models import Student, StudentConfig, load_student
 from student_trainer.optimizer import Optimizer, OptimizerConfig
 from student_trainer.ranks import Ranks
 from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.rollouts.built_in import BuiltInSampler
+from student_trainer.scoring import TeacherScores
 from student_trainer.sharding import gathered, shard, sum_gradients
 from student_trainer.shards import whole
 from student_trainer.teacher_weights import EmaTeacherConfig, TeacherWeights
+from student_trainer.update import Updater
+from tests.student_trainer.rollouts_of import make_rollout
 
-PIECES, STEPS = 8, 3
+PIECES, STEPS, ROWS = 8, 3, 7
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,33 @@ class ShardedRun:
             self._note(name, whole(tensor.detach()))
         for name, tensor in self.student.full_tensors():
             self._note(f"full/{name}", tensor)
+        self._update_by_methods()
         if self.ranks.first:
             save_file(self.tensors, self.out / "tensors.safetensors")
         return self
+
+    def _update_by_methods(self) -> None:
+        """An update by each of two methods: padded on one rank, packed on several."""
+        own = [row for _, row in self.ranks.share(rows())]
+        batch = BatchConfig(micro_batch_tokens=16, packing=self.ranks.count > 1)
+        for config in (RlcsdConfig(), SrpoConfig(top_k_distill=2)):
+            updater = Updater(
+                self.student,
+                self.forward,
+                config.build(),
+                self.optimizer,
+                batch,
+                RolloutImportanceConfig(level="token"),
+                0.1,
+                self.ranks,
+                lambda *_: None,
+            )
+            corrected, importance = updater.corrected(own)
+            metrics = updater.update(0, corrected, seed=0)
+            for name, value in {**importance, **metrics}.items():
+                self._note(f"update/{config.kind}/{name}", torch.tensor(value))
+        for name, tensor in self.student.full_tensors():
+            self._note(f"updated/{name}", tensor)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds."""
@@ -140,6 +169,33 @@ def pieces(step: int) -> list[TokenBatch]:
         targets = ids.flatten()[predicting + 1]
         batches.append(TokenBatch(ids, positions, mask, predicting, targets))
     return batches
+
+
+def rows() -> list[Row]:
+    """Training rows of different lengths; some tokens, and one row, without the teacher."""
+    random = np.random.default_rng(0)
+    made = []
+    for index in range(ROWS):
+        length = 3 + index % 4
+        rollout = make_rollout(True, tokens=random.integers(3, 40, length).tolist())
+        rollout = replace(rollout, entropies=None)
+
+        def numbers(*shape: int) -> np.ndarray:
+            return random.uniform(-4, -3, shape).astype(np.float32)
+
+        scores = TeacherScores(
+            scored=np.arange(length) != index,
+            sampled=numbers(length),
+            wrong=numbers(1 + index % 2, length),
+            support_ids=np.tile(np.array([5, 9], np.int32), (length, 1)),
+            support=numbers(length, 2),
+            entropy=-numbers(length),
+        )
+        prompt = random.integers(3, 40, 2 + index % 3).astype(np.int32)
+        advantage = (-1) ** index * (0.5 + index / 10)
+        teacher = None if index == 3 else scores
+        made.append(Row(prompt, rollout, advantage, teacher, numbers(length)))
+    return made
 
 
 def main() -> None:

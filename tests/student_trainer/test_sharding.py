@@ -90,6 +90,21 @@ def test_the_gradient_is_clipped_and_moves_the_weights(runs: Path, variant: str)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_methods_update_alike_on_one_rank_padded_and_on_two_packed(
+    runs: Path, variant: str
+) -> None:
+    for what in ("update/", "updated/"):
+        one, two = (tensors(runs, name, variant, what) for name in ("1", "2"))
+        assert one.keys() == two.keys() != set()
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
+    figures = tensors(runs, "2", variant, "update/")
+    assert 0 < figures["update/rlcsd/signal/selected_share"] < 1
+    assert 0 < figures["update/srpo/signal/distilled_share"] < 1
+    assert all(figures[f"update/{kind}/optim/grad_norm"] > 0 for kind in ("rlcsd", "srpo"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_each_rank_samples_from_the_whole_model(runs: Path, variant: str) -> None:
     one, two = (tensors(runs, name, variant, "rollouts")["rollouts"] for name in ("1", "2"))
     assert torch.equal(one, two)
