@@ -1,7 +1,7 @@
 """A step's groups on their way: sampled, verified, sent to be scored, made into training rows."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from counterhint import Weights
@@ -9,15 +9,13 @@ from student_trainer.batches import Row
 from student_trainer.groups import Group
 from student_trainer.hints import RolloutHints, choose_hints
 from student_trainer.losses import TeacherNeeds
+from student_trainer.progress import Progress
 from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.scoring import GroupScoring, PendingGroup, ScoringCounts
 from student_trainer.seeds import derive_seed
 from student_trainer.tasks.base import Task
-
-Progress = Callable[[str, int, int], None]
-"""Is told a stage, how many of its parts are done, and how many there are."""
 
 
 @dataclass(slots=True)

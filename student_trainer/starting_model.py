@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from student_trainer.batches import BatchConfig, Row
 from student_trainer.forward import StudentForward
 from student_trainer.models import StudentConfig, load_student
+from student_trainer.progress import Progress
 from student_trainer.ranks import Ranks
 from student_trainer.sharding import shard
-from student_trainer.update import Progress, response_log_probs
+from student_trainer.update import response_log_probs
 
 
 class StartingModel:

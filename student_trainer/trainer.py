@@ -8,7 +8,6 @@ of this one are waited for.
 
 import dataclasses
 import json
-import logging
 import secrets
 import time
 from collections import deque
@@ -20,8 +19,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from counterhint import CounterhintError, ScoringClient, TeacherInfo
-from counterhint.errors import InputError, Unavailable
+from counterhint import TeacherInfo
+from counterhint.errors import InputError
 from student_trainer.batches import Row
 from student_trainer.checkpoints import TrainingState, load_checkpoint, read_state, save_checkpoint
 from student_trainer.collection import Collector, StepRollouts
@@ -43,7 +42,7 @@ from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.run_records import RunRecords
 from student_trainer.sampling_ahead import SamplingAhead
-from student_trainer.scoring import GroupScoring, StudentTokens
+from student_trainer.scoring import GroupScoring, StudentTokens, find_teacher, open_client
 from student_trainer.seeds import derive_seed
 from student_trainer.sharding import gathered, shard
 from student_trainer.starting_model import StartingModel
@@ -51,8 +50,6 @@ from student_trainer.summary import summarize_run
 from student_trainer.tasks.base import Task
 from student_trainer.teacher_weights import TeacherWeights, prune_weights
 from student_trainer.update import Updater
-
-log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -200,26 +197,9 @@ class Trainer:
             )
 
     def _connect(self) -> GroupScoring:
-        told: set[str] = set()
-
-        def on_retry(error: CounterhintError) -> None:
-            if error.message not in told:
-                told.add(error.message)
-                log.warning("scoring waits: %s", error.message)
-
-        config = self.recipe.scoring
-        client = self._resources.enter_context(
-            ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
-        )
-        try:
-            self._teacher = client.get_teacher(config.connect_timeout)
-        except Unavailable as error:
-            raise InputError(
-                f"scoring.address: no teacher or intake answered at {config.address} within "
-                f"{config.connect_timeout:g} s ({error.message}); start one with `counterhint "
-                "teacher serve` or `counterhint services run`"
-            ) from error
-        student = self._student
+        config, student = self.recipe.scoring, self._student
+        client = self._resources.enter_context(open_client(config))
+        self._teacher = find_teacher(client, config)
         return GroupScoring(
             client,
             self._teacher,

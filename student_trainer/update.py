@@ -1,7 +1,7 @@
 """What a step does to the student: passes over its rows, the loss, and the optimizer's update."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 
 import numpy as np
@@ -20,10 +20,9 @@ from student_trainer.importance import RolloutImportanceConfig, importance_weigh
 from student_trainer.losses import Method, StudentLogProbs
 from student_trainer.models import Student
 from student_trainer.optimizer import Optimizer
+from student_trainer.progress import Progress
 from student_trainer.ranks import Ranks
 from student_trainer.sharding import idle_batch, sum_gradients
-
-Progress = Callable[[str, int, int], None]
 
 
 class Updater:

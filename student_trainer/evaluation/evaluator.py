@@ -8,13 +8,11 @@ from counterhint.errors import InputError
 from student_trainer.evaluation.config import EvaluationConfig, SamplingConfig
 from student_trainer.evaluation.results import Evaluation, Evaluations, ProblemCounts
 from student_trainer.groups import Group
+from student_trainer.progress import Progress
 from student_trainer.ranks import Ranks
 from student_trainer.rollouts.base import SamplingRequest
 from student_trainer.seeds import derive_seed
 from student_trainer.tasks.base import Problem, Task
-
-Progress = Callable[[str, int, int], None]
-"""Is told a stage, how many of its parts are done, and how many there are."""
 
 
 class GroupSource(Protocol):

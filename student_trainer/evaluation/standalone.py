@@ -12,11 +12,12 @@ from rich.progress import Progress as Bar
 
 from counterhint.errors import InputError
 from student_trainer.checkpoints import load_model, read_state
-from student_trainer.evaluation.evaluator import Evaluator, Progress
+from student_trainer.evaluation.evaluator import Evaluator
 from student_trainer.evaluation.results import Evaluations, changes
 from student_trainer.evaluation.tables import print_evaluations
 from student_trainer.forward import StudentForward
 from student_trainer.models import load_student
+from student_trainer.progress import Progress
 from student_trainer.prompts import Prompts
 from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe
