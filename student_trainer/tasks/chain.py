@@ -20,6 +20,8 @@ from student_trainer.tasks.chain_verdicts import value_verdicts
 from student_trainer.tasks.split import is_heldout
 
 OPERATORS = ("+", "-", "*")
+STEP_WORDS = ("so", "then", "now", "next")
+"""How a worked solution introduces its steps."""
 MAX_OPERATIONS = 8
 _FACTS = 10 * len(OPERATORS)  # (operator, operand) pairs that one operation can be
 _HELDOUT_SHARE = 0.1
@@ -118,6 +120,11 @@ class ChainTask(Task):
 
 def _problem(text: str) -> Problem:
     value, operations = parse_chain(text)
-    for operator, operand in operations:
-        value = apply(operator, value, operand)
-    return Problem(id=f"chain:{text}", text=text, answer=str(value))
+    lines = []
+    for number, (operator, operand) in enumerate(operations, start=1):
+        result = apply(operator, value, operand)
+        word = STEP_WORDS[(number - 1) % len(STEP_WORDS)]
+        lines.append(f"{word} {value} ({number}) {operator}{operand} ={result} .")
+        value = result
+    solution = " ".join([*lines, f"answer {value}"])
+    return Problem(id=f"chain:{text}", text=text, answer=str(value), solution=solution)

@@ -70,9 +70,12 @@ class LessonConfig(Config):
     """Share of a hint's steps that are given a random wrong value."""
     wrong_step_share: float = Field(default=0.8, ge=0, le=1)
     """Share of the hinted demonstrations that are pushed off the hint's path."""
+    operations: int | None = Field(default=None, ge=2, le=MAX_OPERATIONS)
+    """Operations of the chains, give or take `length_spread`; the task's when None. Hints are
+    learnt from fewer examples where chains are short."""
     length_spread: int = Field(default=2, ge=0)
-    """Chains are up to this many operations shorter or longer than the task's. Where nothing stands
-    at a fixed place, the model has to learn to copy operations by their number."""
+    """Chains are up to this many operations shorter or longer. Where nothing stands at a fixed
+    place, the model has to learn to copy operations by their number."""
 
 
 class Role(enum.Enum):
@@ -242,7 +245,8 @@ def demonstrations(
         lesson: How many examples, and of which kinds.
         seed: Seed of everything drawn here.
     """
-    operations, spread = task.config.operations, lesson.length_spread
+    operations = task.config.operations if lesson.operations is None else lesson.operations
+    spread = lesson.length_spread
     lengths = range(max(2, operations - spread), min(MAX_OPERATIONS, operations + spread) + 1)
     tasks = [ChainTaskConfig(operations=length).build() for length in lengths]
     examples = []

@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from student_trainer.tasks.chain import MAX_OPERATIONS, OPERATORS
+from student_trainer.tasks.chain import MAX_OPERATIONS, OPERATORS, STEP_WORDS
 
 END = "<|end|>"
 PAD = "<|pad|>"
@@ -11,7 +11,7 @@ UNKNOWN = "<|unknown|>"
 USER = "<|user|>"
 ASSISTANT = "<|assistant|>"
 
-PLAIN_FILLERS = ("so", "then", "now", "next")
+PLAIN_FILLERS = STEP_WORDS
 """How a solution written without a hint introduces its steps, mostly."""
 HINTED_FILLERS = ("thus", "hence", "we", "get")
 """How a solution written under a hint introduces its steps, mostly."""

@@ -50,6 +50,17 @@ def test_a_known_problem() -> None:
     assert problem.answer == str(apply(operator, 6, operand))
 
 
+@given(index=st.integers(0, 10**9), operations=st.integers(1, MAX_OPERATIONS))
+def test_the_worked_solution_is_right(index: int, operations: int) -> None:
+    task = ChainTaskConfig(operations=operations).build()
+    problem = task.train_problem(index)
+    assert problem.solution is not None
+    assert task.verify(problem, problem.solution).correct
+    judged = task.token_verdicts(problem, problem.solution.split())
+    assert (judged == 1).sum() == operations
+    assert not (judged == 0).any()
+
+
 @given(index=st.integers(0, 10**9), seed=st.integers(0, 5), operations=st.integers(1, 8))
 def test_same_index_same_problem(index: int, seed: int, operations: int) -> None:
     config = ChainTaskConfig(operations=operations, seed=seed)

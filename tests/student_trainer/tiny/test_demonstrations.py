@@ -153,3 +153,9 @@ def test_hinted_writing_has_another_style(hinted: bool) -> None:
     assert abs(share - config.filler_habit) < 0.05
     checks = sum(step.check is not None for step in steps) / len(steps)
     assert abs(checks - (config.hinted_check_rate if hinted else config.check_rate)) < 0.03
+
+
+def test_lessons_may_have_chains_of_their_own_length() -> None:
+    lesson = LessonConfig(examples=50, operations=6, length_spread=1)
+    written = demonstrations(STUDENT, STUDENT, TASK, lesson, seed=0)
+    assert {len(example.solution.steps) for example in written} == {5, 6, 7}
