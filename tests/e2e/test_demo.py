@@ -173,7 +173,7 @@ def test_ctrl_c_ends_everything(stage: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "reason"), [("my.yaml", "no demo made it"), ("run/recipe.yaml", "lies in it")]
+    ("recipe", "reason"), [("my.yaml", "did not make it"), ("run/recipe.yaml", "lies in it")]
 )
 def test_a_folder_that_no_demo_made_is_not_replaced(
     recipe: str, reason: str, tmp_path: Path
