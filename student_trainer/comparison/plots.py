@@ -162,14 +162,16 @@ def dot_plot(panel: Panel, rows: Sequence[str], series: Sequence[str], reference
 
     parts = [f'<text class="title" x="8" y="18">{escape(panel.title)}</text>']
     for value in values:
-        kind = "base" if value == reference else "grid"
         parts.append(
-            f'<path class="{kind}" d="M{x(value):.1f},28V{bottom}"/><text class="tick" '
+            f'<path class="grid" d="M{x(value):.1f},28V{bottom}"/><text class="tick" '
             f'x="{x(value):.1f}" y="{bottom + 14}" text-anchor="middle">{number(value)}</text>'
         )
-    colours = dict(zip(series, (_STYLE, _TASK), strict=True))
+    parts.append(f'<path class="base" stroke-dasharray="4 3" d="M{x(reference):.1f},28V{bottom}"/>')
+    colours = dict(zip(series, (COLOURS[2], COLOURS[4]), strict=True))
     for index, row in enumerate(rows):
-        for line, (name, mean) in enumerate(sorted(panel.values.get(row, {}).items())):
+        of_row = panel.values.get(row, {})
+        for line, name in enumerate(name for name in series if name in of_row):
+            mean = of_row[name]
             y = 34 + index * _ROW + 10 + 12 * line
             low, high = (x(edge) for edge in _edges(mean))
             parts.append(

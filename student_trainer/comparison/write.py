@@ -120,8 +120,8 @@ def _plots(entries: Sequence[Entry]) -> dict[str, str]:
                 },
             )
             for title, signal in (
-                (f"|e_c|, {_E_C}", "one_sided"),
-                (f"|e_ctr|, {_E_CTR}", "contrast"),
+                ("|e_c|, one-sided, nats per token", "one_sided"),
+                ("|e_ctr|, contrast, nats per token", "contrast"),
             )
         ]
         plots["signals"] = bar_plot(panels, rows)
