@@ -20,7 +20,7 @@ class Train(Command):
 
     example: counterhint train recipes/tiny.yaml run_dir=runs/mine optimizer.lr=2e-4
              counterhint train recipes/tiny.yaml run_dir=runs/mine resume=true
-             counterhint train recipes/tiny.yaml include=recipes/methods/sdpo.yaml
+             counterhint train recipes/tiny.yaml include=recipes/tiny/methods/sdpo.yaml
              counterhint train recipes/paper/qwen3-4b-math.yaml --dry-run
              torchrun --nproc-per-node 8 --no-python counterhint train recipes/tiny.yaml
 
