@@ -113,7 +113,7 @@ class TinyModelsConfig(Config):
     """Made from scratch."""
     student: TinyModelConfig
     """The student."""
-    teacher: TinyModelConfig
-    """The larger teacher. Its hints are written by the student's author."""
+    teacher: TinyModelConfig | None = None
+    """The larger teacher, where there is one. Its hints are written by the student's author."""
     shipped_teacher: ShippedModelConfig | None = None
     """The teacher made earlier by these settings, to be copied instead of made again."""

@@ -29,7 +29,8 @@ from student_trainer.tasks.chain import (
     ChainTask,
     ChainTaskConfig,
     apply,
-    parse_chain,
+    is_sheet,
+    parse_operations,
 )
 from student_trainer.tiny.tokenizer import HINTED_FILLERS, PLAIN_FILLERS
 
@@ -117,6 +118,8 @@ class Solution:
     """A worked solution."""
 
     steps: tuple[Step, ...]
+    sheet: bool = False
+    """Whether its steps have left digits of their own, which then follow the step's number."""
 
     @property
     def answer(self) -> int:
@@ -129,10 +132,10 @@ class Solution:
         for number, step in enumerate(self.steps, start=1):
             operation = f"{step.operator}{step.operand}"
             value_role = Role.FORCED if step.forced else Role.WORKING
+            left, place = (str(step.left), Role.WORKING), (f"({number})", Role.WORDING)
             tokens += [
                 (step.filler, Role.WORDING),
-                (str(step.left), Role.WORKING),
-                (f"({number})", Role.WORDING),
+                *((place, left) if self.sheet else (left, place)),
                 (operation, Role.WORKING),
                 (f"={step.value}", value_role),
                 (".", Role.WORDING),
@@ -190,9 +193,9 @@ class Demonstrator:
         if hint is not None:
             habit, rare = rare, habit
             check_rate = self.config.hinted_check_rate
-        left, operations = parse_chain(problem.text)
         steps: list[Step] = []
-        for index, (operator, operand) in enumerate(operations):
+        for index, (given, operator, operand) in enumerate(parse_operations(problem.text)):
+            left = steps[-1].result if given is None else given
             hinted = hint.steps[index] if hint is not None else None
             forced = index in wrong_steps
             if forced:
@@ -206,8 +209,7 @@ class Demonstrator:
             fillers = habit if draws.random() < self.config.filler_habit else rare
             step = Step(draws.choice(fillers), left, operator, operand, value, check, forced)
             steps.append(step)
-            left = step.result
-        return Solution(tuple(steps))
+        return Solution(tuple(steps), is_sheet(problem.text))
 
     def _value(
         self, operator: str, left: int, operand: int, hinted: Step | None, draws: random.Random
@@ -248,12 +250,13 @@ def demonstrations(
     operations = task.config.operations if lesson.operations is None else lesson.operations
     spread = lesson.length_spread
     lengths = range(max(2, operations - spread), min(MAX_OPERATIONS, operations + spread) + 1)
-    tasks = [ChainTaskConfig(operations=length).build() for length in lengths]
+    layout = task.config.layout
+    tasks = [ChainTaskConfig(operations=length, layout=layout).build() for length in lengths]
     examples = []
     for index in range(lesson.examples):
         draws = random.Random(f"demonstration/{seed}/{index}")
         problem = draws.choice(tasks).train_problem(draws.getrandbits(32))
-        steps = range(len(parse_chain(problem.text)[1]))
+        steps = range(len(parse_operations(problem.text)))
         hint: Solution | None = None
         wrong_steps: tuple[int, ...] = ()
         if draws.random() < lesson.hinted_share:

@@ -38,15 +38,19 @@ class Fitness:
     hint_trust: float
     """Mean probability of the hint's value at the first step, where the operands agree and that
     value is wrong, so that knowledge alone would not write it."""
-    blind_copy: float
-    """Mean probability of the hint's value right after a forced step has left the hint's path."""
-    own_knowledge: float
+    blind_copy: float | None
+    """Mean probability of the hint's value right after a forced step has left the hint's path; None
+    for sheets, where a hint speaks of every step."""
+    own_knowledge: float | None
     """Mean probability of the true value at the same place."""
 
     def __str__(self) -> str:
+        text = f"accuracy {self.accuracy:.3f}, trust in hints {self.hint_trust:.3f}"
+        if self.blind_copy is None:
+            return text
         return (
-            f"accuracy {self.accuracy:.3f}, trust in hints {self.hint_trust:.3f}, blind copies "
-            f"{self.blind_copy:.3f} (true value instead: {self.own_knowledge:.3f})"
+            f"{text}, blind copies {self.blind_copy:.3f} "
+            f"(true value instead: {self.own_knowledge:.3f})"
         )
 
 
@@ -71,6 +75,8 @@ def measure(
     accuracy = _accuracy(model, tokenizer, task, prompts, problems)
     at_first, after_leaving = _hint_probes(task, hint_author, problems)
     trust = _probabilities(model, tokenizer, prompts, at_first)[:, 0].mean().item()
+    if not after_leaving:
+        return Fitness(accuracy, trust, None, None)
     blind_copy, own_knowledge = (
         _probabilities(model, tokenizer, prompts, after_leaving).mean(dim=0).tolist()
     )
@@ -93,7 +99,7 @@ def check(fitness: Fitness, gate: GateConfig, name: str) -> None:
         complaint = (
             f"its accuracy is not between {gate.min_accuracy} and {gate.max_accuracy}: {remedy}"
         )
-    elif fitness.blind_copy > gate.max_blind_copy:
+    elif fitness.blind_copy is not None and fitness.blind_copy > gate.max_blind_copy:
         complaint = (
             f"it copies hints blindly (limit {gate.max_blind_copy}): raise "
             f"wrong_step_share or examples in models.{name}.warmup.lessons"

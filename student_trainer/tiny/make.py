@@ -48,7 +48,8 @@ def make_tiny_models(
 
     Raises:
         WarmupGateError: a model is unfit for use; nothing of it is saved.
-        InputError: the task cannot be used, or the shipped teacher is not what it should be.
+        InputError: the task cannot be used, there is no teacher to make, or the shipped one is not
+            what it should be.
     """
     if not isinstance(task, ChainTask) or task.config.operations < 2:
         raise InputError(
@@ -62,6 +63,8 @@ def make_tiny_models(
             console.print(f"teacher: copied from {config.shipped_teacher.folder}")
             continue
         model_config = config.student if name == "student" else config.teacher
+        if model_config is None:
+            raise InputError("models.teacher: the recipe has none: make the student only")
         fitness[name] = _make_model(
             name, model_config, config.student, task, prompt_config, out / name
         )

@@ -1,16 +1,18 @@
 import itertools
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from student_trainer.tasks.base import Problem
 from student_trainer.tasks.chain import (
     MAX_OPERATIONS,
     OPERATORS,
     ChainTaskConfig,
     apply,
-    parse_chain,
+    parse_operations,
 )
 
 digits = st.integers(0, 9)
@@ -35,7 +37,9 @@ def test_text_is_read_back(start: int, operations: list[tuple[str, int]]) -> Non
         f" ({place}) {operator}{operand}"
         for place, (operator, operand) in enumerate(operations, start=1)
     )
-    assert parse_chain(f"{start}{body} .") == (start, operations)
+    lefts = [start, *[None] * (len(operations) - 1)]
+    expected = [(left, *operation) for left, operation in zip(lefts, operations, strict=True)]
+    assert parse_operations(f"{start}{body} .") == expected
 
 
 def test_a_known_problem() -> None:
@@ -45,14 +49,19 @@ def test_a_known_problem() -> None:
         for problem in map(task.train_problem, itertools.count())
         if problem.text.startswith("7 (1) *8")
     )
-    _, operations = parse_chain(problem.text)
-    operator, operand = operations[1]
+    _, operator, operand = parse_operations(problem.text)[1]
     assert problem.answer == str(apply(operator, 6, operand))
 
 
-@given(index=st.integers(0, 10**9), operations=st.integers(1, MAX_OPERATIONS))
-def test_the_worked_solution_is_right(index: int, operations: int) -> None:
-    task = ChainTaskConfig(operations=operations).build()
+@given(
+    index=st.integers(0, 10**9),
+    operations=st.integers(1, MAX_OPERATIONS),
+    layout=st.sampled_from(["chain", "sheet"]),
+)
+def test_the_worked_solution_is_right(
+    index: int, operations: int, layout: Literal["chain", "sheet"]
+) -> None:
+    task = ChainTaskConfig(operations=operations, layout=layout, graded="all").build()
     problem = task.train_problem(index)
     assert problem.solution is not None
     assert task.verify(problem, problem.solution).correct
@@ -66,7 +75,7 @@ def test_same_index_same_problem(index: int, seed: int, operations: int) -> None
     config = ChainTaskConfig(operations=operations, seed=seed)
     problem = config.build().train_problem(index)
     assert problem == config.build().train_problem(index)
-    assert len(parse_chain(problem.text)[1]) == operations
+    assert len(parse_operations(problem.text)) == operations
 
 
 def test_seeds_give_different_streams_and_one_heldout_set() -> None:
@@ -120,3 +129,31 @@ def test_bad_settings_are_refused() -> None:
         ChainTaskConfig(operations=0)
     with pytest.raises(ValidationError, match="length"):
         ChainTaskConfig.model_validate({"kind": "chain", "length": 4})
+
+
+def test_the_operations_of_a_sheet_have_left_digits_of_their_own() -> None:
+    assert parse_operations("(1) 7 +5 (2) 4 *3 .") == [(7, "+", 5), (4, "*", 3)]
+    text = ChainTaskConfig(operations=3, layout="sheet").build().train_problem(0).text
+    assert [left is None for left, _, _ in parse_operations(text)] == [False] * 3
+
+
+def test_all_results_may_be_asked_for() -> None:
+    config = ChainTaskConfig(operations=2, layout="sheet", heldout_graded="all")
+    task = config.build()
+    strict, lenient = task.heldout_problems(1)[0], task.train_problem(0)
+    for problem, first_counts in ((strict, True), (lenient, False)):
+        (left, operator, right), last = parse_operations(problem.text)
+        assert left is not None
+        assert last[0] is not None
+        result = apply(operator, left, right)
+
+        def respond(first: int, check: str = "", problem: Problem = problem) -> bool:
+            response = f"so (1) 1 +1 ={first} . {check} so (2) 1 +1 ={problem.answer} . "
+            return task.verify(problem, f"{response}answer {problem.answer}").correct
+
+        wrong = (result + 1) % 10
+        assert respond(result)
+        assert respond(wrong) is not first_counts
+        assert respond(wrong, f"wait check ={result} .")
+        assert respond(result, f"wait check ={wrong} .") is not first_counts
+    assert not task.verify(strict, f"answer {strict.answer}").correct

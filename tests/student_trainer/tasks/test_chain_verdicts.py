@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from student_trainer.tasks.chain import ChainTaskConfig, parse_chain
+from student_trainer.tasks.chain import ChainTaskConfig, parse_operations
 from student_trainer.tiny.demonstrations import Demonstrator, DemonstratorConfig
 
 TASK = ChainTaskConfig(operations=2).build()
@@ -40,4 +40,4 @@ def test_every_value_of_a_demonstration_is_judged() -> None:
     solution = author.solve(PROBLEM, random.Random(0))
     judged = verdicts(solution.text())
     checks = sum(step.check is not None for step in solution.steps)
-    assert sum(map(len, judged.values())) == len(parse_chain(PROBLEM.text)[1]) + checks
+    assert sum(map(len, judged.values())) == len(parse_operations(PROBLEM.text)) + checks

@@ -4,7 +4,7 @@ import pytest
 
 from counterhint.hints import load_template
 from student_trainer.tasks.base import Problem
-from student_trainer.tasks.chain import ChainTaskConfig, apply, parse_chain
+from student_trainer.tasks.chain import ChainTaskConfig, apply, parse_operations
 from student_trainer.tiny.demonstrations import (
     Demonstration,
     Demonstrator,
@@ -89,9 +89,10 @@ def test_demonstrations_stay_out_of_the_heldout_set() -> None:
 
 def test_every_step_follows_from_the_one_before() -> None:
     for example in write(300):
-        start, operations = parse_chain(example.problem.text)
+        operations = parse_operations(example.problem.text)
         steps = example.solution.steps
-        assert [(step.operator, step.operand) for step in steps] == operations
+        assert [(step.operator, step.operand) for step in steps] == [one[1:] for one in operations]
+        start = operations[0][0]
         assert [step.left for step in steps] == [start, *(step.result for step in steps[:-1])]
         answer = str(steps[-1].result)
         assert TASK.verify(example.problem, example.solution.text()).answer == answer
@@ -159,3 +160,13 @@ def test_lessons_may_have_chains_of_their_own_length() -> None:
     lesson = LessonConfig(examples=50, operations=6, length_spread=1)
     written = demonstrations(STUDENT, STUDENT, TASK, lesson, seed=0)
     assert {len(example.solution.steps) for example in written} == {5, 6, 7}
+
+
+def test_on_a_sheet_every_step_has_the_left_digit_of_the_problem() -> None:
+    task = ChainTaskConfig(operations=4, layout="sheet").build()
+    lesson = LessonConfig(examples=100, hinted_share=0.5)
+    for example in demonstrations(STUDENT, STUDENT, task, lesson, seed=0):
+        operations = parse_operations(example.problem.text)
+        assert [step.left for step in example.solution.steps] == [one[0] for one in operations]
+        words = example.solution.text().split()
+        assert words[1:4] == example.problem.text.split()[:3]

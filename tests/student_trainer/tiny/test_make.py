@@ -47,6 +47,16 @@ def test_models_are_saved_in_the_ordinary_format(tmp_path: Path) -> None:
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_a_student_for_sheets_is_measured_without_blind_copies(tmp_path: Path) -> None:
+    config = small_models().model_copy(update={"teacher": None})
+    task = ChainTaskConfig(operations=2, layout="sheet").build()
+    fitness = make_tiny_models(config, task, PROMPTS, tmp_path, which=["student"])
+    assert fitness["student"].blind_copy is None
+    assert "blind" not in str(fitness["student"])
+    with pytest.raises(InputError, match=r"models\.teacher: the recipe has none"):
+        make_tiny_models(config, task, PROMPTS, tmp_path, which=["teacher"])
+
+
 def test_an_unfit_model_is_refused_and_not_saved(tmp_path: Path) -> None:
     config = small_models(min_accuracy=0.95)
     with pytest.raises(WarmupGateError, match=r"the student is unfit .* give models\.student"):
