@@ -202,13 +202,13 @@ def _write(
 
 
 def prune_weights(folder: Path, named: Iterable[Weights | None]) -> None:
-    """Removes published files that nobody names any more.
+    """Removes published files that nobody names any more, and what a killed run left unfinished.
 
     Args:
         folder: where they are.
         named: what stays: the weights of every checkpoint that a run may go on from.
     """
     uris = {weights.uri for weights in named if weights is not None}
-    for file in folder.glob("step-*.safetensors"):
+    for file in folder.glob("step-*"):
         if file.resolve().as_uri() not in uris:
             file.unlink()

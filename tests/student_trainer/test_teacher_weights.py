@@ -124,6 +124,7 @@ def test_an_adapter_is_published_as_peft_stores_it(
 def test_only_what_is_named_stays_and_nothing_unfinished(student: Student, tmp_path: Path) -> None:
     teacher = follow(LiveTeacherConfig(), student, tmp_path)
     published = [teacher.after_step(student, step) for step in (10, 20, 30)]
+    (tmp_path / "step-000031.unfinished").write_bytes(b"of a killed run")
     prune_weights(tmp_path, [None, *published[1:]])
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "step-000020.safetensors",
