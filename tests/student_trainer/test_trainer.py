@@ -202,6 +202,8 @@ def test_grpo_needs_no_teacher(student_folder: Path, workplace: Path) -> None:
         method={"kind": "grpo"},
         scoring={"address": "unix:///nowhere"},
         batch={"updates_per_step": 2},
+        steps=2,
+        evaluation={"problems": 2},
     )
     with Trainer(recipe) as trainer:
         summary = trainer.run()
@@ -214,10 +216,12 @@ def test_bfloat16_trains_float32_weights(student_folder: Path, workplace: Path) 
         student_folder,
         student={"model": student_folder, "device": "cpu", "dtype": "bfloat16"},
         method={"kind": "grpo"},
+        steps=2,
+        evaluation={"problems": 2},
     )
     with Trainer(recipe) as trainer:
         trainer.run()
-    saved = parameters_of(workplace / "bfloat16", 4)
+    saved = parameters_of(workplace / "bfloat16", 2)
     assert {value.dtype for value in saved.values()} == {torch.float32}
     assert not same(saved, load_file(student_folder / "model.safetensors"))
 
@@ -261,16 +265,16 @@ def test_a_run_can_be_resumed_from_any_kept_checkpoint(
     settings: dict[str, Any] = {
         "scoring": {"address": teacher},
         "teacher_refresh": {"kind": "snapshot", "every": 1},
-        "checkpoint": {"every": 4, "keep": 2},
+        "checkpoint": {"every": 2, "keep": 2},
         "evaluation": {"problems": 2},
     }
-    with Trainer(make_recipe(run_dir, student_folder, steps=11, **settings)) as trainer:
+    with Trainer(make_recipe(run_dir, student_folder, steps=5, **settings)) as trainer:
         trainer.run()
-    shutil.rmtree(run_dir / "checkpoints" / "step-000011")  # as if killed before it
-    recipe = make_recipe(run_dir, student_folder, steps=11, resume=True, **settings)
+    shutil.rmtree(run_dir / "checkpoints" / "step-000005")  # as if killed before it
+    recipe = make_recipe(run_dir, student_folder, steps=5, resume=True, **settings)
     with Trainer(recipe) as trainer:
-        assert trainer.run()["steps"] == 11
-    assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")] == list(range(12))
+        assert trainer.run()["steps"] == 5
+    assert [row["step"] for row in read_rows(run_dir / "metrics.jsonl")] == list(range(6))
 
 
 def test_a_run_goes_on_by_its_own_rules_only(student_folder: Path, workplace: Path) -> None:
