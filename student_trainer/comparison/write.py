@@ -61,18 +61,18 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     plots = _plots(entries)
     for name, plot in plots.items():
         _write(out / f"{name}.svg", plot)
-    _write(out / "comparison.json", json.dumps(_as_json(entries), indent=2) + "\n")
+    _write(out / "comparison.json", json.dumps(_as_json(entries, out), indent=2) + "\n")
     _write(out / "comparison.md", _markdown(entries, list(plots)))
     page = out / "comparison.html"
-    _write(page, _html(entries, plots))
+    _write(page, _html(entries, plots, out))
     return page
 
 
-def _as_json(entries: Sequence[Entry]) -> dict[str, Any]:
-    return {"methods": [_entry_as_json(entry, entries[0]) for entry in entries]}
+def _as_json(entries: Sequence[Entry], out: Path) -> dict[str, Any]:
+    return {"methods": [_entry_as_json(entry, entries[0], out) for entry in entries]}
 
 
-def _entry_as_json(entry: Entry, first: Entry) -> dict[str, Any]:
+def _entry_as_json(entry: Entry, first: Entry, out: Path) -> dict[str, Any]:
     change = difference(entry, first, "accuracy_after")
     return {
         "name": entry.name,
@@ -83,7 +83,7 @@ def _entry_as_json(entry: Entry, first: Entry) -> dict[str, Any]:
         if entry is first or change is None
         else dataclasses.asdict(change),
         "runs": [
-            {"seed": seed, "folder": str(run.path), "figures": run_figures(run)}
+            {"seed": seed, "folder": os.path.relpath(run.path, out), "figures": run_figures(run)}
             for seed, run in entry.runs.items()
         ],
         "curves": {
@@ -149,7 +149,7 @@ def _markdown(entries: Sequence[Entry], plots: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def _html(entries: Sequence[Entry], plots: dict[str, str]) -> str:
+def _html(entries: Sequence[Entry], plots: dict[str, str], out: Path) -> str:
     signals = signal_table(entries)
     pictures = "".join(
         f'<figure><img alt="{name}" src="data:image/svg+xml;base64,'
@@ -169,7 +169,7 @@ def _html(entries: Sequence[Entry], plots: dict[str, str]) -> str:
         signals_note=escape(_NOTES[1]) if signals.rows else "No run has a teacher’s signal.",
         plots=pictures,
         folders="".join(
-            f"<li>{escape(entry.name)}, seed {seed}: {escape(str(run.path))}</li>"
+            f"<li>{escape(entry.name)}, seed {seed}: {escape(os.path.relpath(run.path, out))}</li>"
             for entry in entries
             for seed, run in entry.runs.items()
         ),

@@ -26,6 +26,7 @@ def test_the_json_holds_every_figure_by_method_and_seed(
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     grpo, opsd, _ = comparison["methods"]
     assert [run["figures"]["accuracy_after"] for run in grpo["runs"]] == [0.6, 0.8]
+    assert [run["folder"] for run in grpo["runs"]] == ["../grpo/seed-0", "../grpo/seed-1"]
     assert grpo["figures"]["accuracy_after"]["n"] == 2
     assert (grpo["accuracy_to_first"], grpo["teacher"]) == (None, None)
     assert opsd["accuracy_to_first"]["mean"] == pytest.approx(-0.35)
