@@ -74,7 +74,8 @@ def save_checkpoint(
     final = folder / f"step-{state.steps_done:06d}"
     unfinished = folder / f".{final.name}.unfinished"
     if ranks.first:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for left_over in folder.glob(".step-*"):  # of a run that was killed
+            shutil.rmtree(left_over)
         unfinished.mkdir(parents=True)
         student.tokenizer.save_pretrained(unfinished)
         (unfinished / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
@@ -85,12 +86,21 @@ def save_checkpoint(
         save_shards(unfinished, "teacher", average, ranks)
     ranks.wait()
     if ranks.first:
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         os.replace(unfinished, final)
         for old in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+            _remove(old)
     ranks.wait()
     return final
+
+
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint, out of sight first: a run that is killed meanwhile, and goes on later,
+    must not find half of one."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.removed")
+    os.replace(checkpoint, hidden)
+    shutil.rmtree(hidden)
 
 
 def _save_model(folder: Path, student: Student, ranks: Ranks) -> None:

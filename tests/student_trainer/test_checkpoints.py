@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,28 @@ def test_the_newest_stay_and_the_newest_is_found(student: Student, tmp_path: Pat
     newest = latest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "step-000010"
+
+
+def test_killed_while_the_oldest_is_removed_only_whole_ones_are_seen(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def remove_a_part(folder: Path) -> None:
+        (folder / "state.json").unlink()
+        raise Killed
+
+    run = Run(student)
+    for step in (1, 2):
+        run.save(tmp_path, dataclasses.replace(STATE, steps_done=step))
+    monkeypatch.setattr(shutil, "rmtree", remove_a_part)
+    with pytest.raises(Killed):
+        run.save(tmp_path, dataclasses.replace(STATE, steps_done=3))
+    monkeypatch.undo()
+    assert all((seen / "state.json").is_file() for seen in tmp_path.glob("step-*"))
+    run.save(tmp_path, dataclasses.replace(STATE, steps_done=4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"]
 
 
 @pytest.mark.parametrize(
