@@ -29,7 +29,10 @@ class RunRecords:
         folder = recipe.run_dir
         folder.mkdir(parents=True, exist_ok=True)
         resolved = recipe.model_dump(mode="json")
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        # Written aside: a crash here must not cost the recipe that a resumed run is held against.
+        aside = folder / "recipe.yaml.new"
+        aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
+        aside.replace(folder / "recipe.yaml")
         with ExitStack() as resources:  # when something below fails, what was opened is closed
             self._rollouts = JsonlFile(folder / "rollouts.jsonl")
             resources.callback(self._rollouts.close)
