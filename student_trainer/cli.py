@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -53,10 +54,19 @@ class Train(Command):
         from student_trainer.recipe import load_recipe
 
         recipe = load_recipe(self.recipe, self.overrides, os.environ)
+        from student_trainer.preemption import Preempted
         from student_trainer.trainer import Trainer
 
-        with Trainer(recipe) as trainer:
-            summary = trainer.run()
+        try:
+            with Trainer(recipe) as trainer:
+                summary = trainer.run()
+        except Preempted as stop:
+            print(
+                f"Stopped after step {stop.steps_done}; resume=true goes on from the checkpoint "
+                f"in {recipe.run_dir}",
+                file=sys.stderr,
+            )
+            raise
         if not summary:  # another rank than the first of a run under torchrun
             return EXIT_DONE
         from student_trainer.evaluation import print_evaluations, read_evaluations

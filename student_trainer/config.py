@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """A frozen pydantic model: unknown keys are refused, docstrings describe the fields."""
+    """A frozen pydantic model: unknown keys, infinities and NaN are refused; docstrings describe
+    the fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

@@ -17,10 +17,15 @@ class StopRequest:
 
 
 class Preempted(SystemExit):
-    """The run has been stopped by SIGTERM; its checkpoint is written. Exit code 143."""
+    """The run has been stopped by SIGTERM; its checkpoint is written. Exit code 143.
 
-    def __init__(self) -> None:
+    Args:
+        steps_done: where it stands.
+    """
+
+    def __init__(self, steps_done: int) -> None:
         super().__init__(128 + signal.SIGTERM)
+        self.steps_done = steps_done
 
 
 @contextmanager

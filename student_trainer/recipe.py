@@ -83,13 +83,19 @@ class Recipe(Config):
     """Where the figures go."""
 
     @model_validator(mode="after")
-    def _groups_can_hold_hints(self) -> Self:
+    def _sections_fit_together(self) -> Self:
         siblings = self.hints.correct == "self_rollout" and self.hints.without_hint == "drop"
         reads = self.method.build().needs.reads
         if reads == "both_hints" and siblings and self.rollouts.group_size < 3:
             raise ValueError(
                 "rollouts.group_size must be 3 or more: a rollout needs a right and a wrong "
                 "sibling to have hints"
+            )
+        rollouts = self.rollouts.prompts_per_step * self.rollouts.group_size
+        if self.batch.updates_per_step > rollouts:
+            raise ValueError(
+                f"batch.updates_per_step is {self.batch.updates_per_step}, but a step has "
+                f"{rollouts} rollouts: set it to that or less"
             )
         return self
 
@@ -207,7 +213,10 @@ def describe_problems(error: ValidationError, path: Path, content: Mapping[str, 
         elif problem["type"] == "missing":
             lines.append(f"  {key}: missing (add it, or give {key}=… on the command line)")
         else:
-            lines.append(f"  {key}: {problem['msg']} (got {problem['input']!r})")
+            message = problem["msg"].removeprefix("Value error, ")
+            # Of a whole section the message names what is wrong.
+            given = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+            lines.append(f"  {key}: {message}{given}" if key else f"  {message}{given}")
     return "\n".join(lines)
 
 

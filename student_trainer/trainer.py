@@ -239,7 +239,7 @@ class Trainer:
                 if stopping or done % recipe.checkpoint.every == 0 or done == recipe.steps:
                     self._save()
                 if stopping and done < recipe.steps:
-                    raise Preempted
+                    raise Preempted(done)
         return self._summarize()
 
     def _summarize(self) -> dict[str, Any]:

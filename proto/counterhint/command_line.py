@@ -81,12 +81,17 @@ def run_command(command: type[Command], name: str, arguments: Sequence[str]) -> 
         arguments: what stands after that name.
 
     Returns:
-        The exit code; errors have been printed.
+        The exit code; errors have been printed, those of files and folders among them.
     """
     try:
         return _parse(command, name, arguments).run()
     except (InputError, CounterhintError) as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

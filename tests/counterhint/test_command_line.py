@@ -191,3 +191,23 @@ def test_an_error_of_ours_is_a_traceback() -> None:
 
     with pytest.raises(RuntimeError):
         run_command(Fail, "bake", [])
+
+
+class Write(Command):
+    """Write a file."""
+
+    model_config = SettingsConfigDict(env_prefix="TEST_WRITE_")
+
+    path: CliPositionalArg[Path]
+    """Where to."""
+
+    def run(self) -> int:
+        self.path.write_text("cake")
+        return 0
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(Write, "write", [str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"write: {tmp_path}: Is a directory\n"

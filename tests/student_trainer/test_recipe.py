@@ -59,7 +59,9 @@ def test_text_in_another_encoding_is_named(tmp_path: Path) -> None:
         ("optimizer.lrr=1", r"optimizer\.lrr: no such key"),
         ("method.tau=-1", r"method\.tau: .*greater than 0 \(got -1\)"),
         ("method.kind=rlcds", r"method: .*'rlcds' found.*'grpo', 'rlcsd'"),
-        ("rollouts.group_size=2", "group_size must be 3 or more"),
+        ("rollouts.group_size=2", "  rollouts.group_size must be 3 or more"),
+        ("batch.updates_per_step=1000", "  batch.updates_per_step is 1000, but a step has"),
+        ("optimizer.lr=.inf", "optimizer.lr: Input should be a finite number"),
         ("steps", "'steps' is not key=value"),
         ("steps.more=1", "steps is a value, not a section"),
         ("steps=[", "is not YAML"),
@@ -142,3 +144,10 @@ def test_includes_of_no_use_are_named(recipe: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_can_be_read(path: Path) -> None:
     assert load_recipe(path, [], {}).steps > 0
+
+
+def test_what_is_wrong_with_a_section_is_said_without_its_content(recipe: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(recipe, ["rollouts.group_size=2"], {})
+    assert "Value error" not in str(caught.value)
+    assert "{" not in str(caught.value)

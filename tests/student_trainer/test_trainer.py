@@ -283,7 +283,7 @@ def test_a_run_goes_on_by_its_own_rules_only(student_folder: Path, workplace: Pa
     with Trainer(make_recipe(run_dir, student_folder, **settings)) as trainer:
         trainer.run()
     settings["resume"] = True
-    with pytest.raises(InputError, match="seed differ from"):
+    with pytest.raises(InputError, match=r"seed \(0 → 5\)"):
         Trainer(make_recipe(run_dir, student_folder, seed=5, **settings))
     with pytest.raises(InputError, match="steps is 1, but the run has taken 2"):
         Trainer(make_recipe(run_dir, student_folder, **{**settings, "steps": 1}))
@@ -335,3 +335,18 @@ def test_a_student_that_cannot_be_loaded_is_named(
     recipe = make_recipe(workplace / "damaged", folder, student={"model": folder, "device": device})
     with pytest.raises(InputError, match=r"student\.(model|device): .* cannot be"):
         Trainer(recipe)
+
+
+def test_a_run_that_failed_at_its_start_leaves_its_folder_free(
+    student_folder: Path, workplace: Path
+) -> None:
+    run_dir = workplace / "failed-start"
+    settings: dict[str, Any] = {"method": {"kind": "grpo"}, "steps": 1}
+    too_long = {"prompts_per_step": 1, "group_size": 2, "max_new_tokens": 100_000}
+    with (
+        Trainer(make_recipe(run_dir, student_folder, rollouts=too_long, **settings)) as trainer,
+        pytest.raises(InputError, match="takes at most"),
+    ):
+        trainer.run()
+    with Trainer(make_recipe(run_dir, student_folder, **settings)) as trainer:
+        assert trainer.run()["steps"] == 1
