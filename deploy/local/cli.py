@@ -19,7 +19,8 @@ from counterhint.command_line import (
     Command,
 )
 from deploy.local.commands import REPOSITORY
-from deploy.local.compare import ComparePlan, plan_comparison, run_compare
+from deploy.local.compare import run_compare
+from deploy.local.compare_plan import ComparePlan, plan_comparison
 from deploy.local.demo import DemoPlan, run_demo
 from deploy.local.methods import check_method, named_methods, teacher_for
 from deploy.local.stages import StageFailed

@@ -5,185 +5,31 @@ or some at a time → the comparison of their folders. A run whose folder says t
 very same settings is not repeated.
 """
 
-import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE
-from counterhint.errors import InputError
-from deploy.local.background import Teacher, background_services, private_folder, scoring_address
+from deploy.local.background import background_services, private_folder, scoring_address
 from deploy.local.commands import (
     REPOSITORY,
-    Training,
     computing_environment,
     counterhint,
     models_command,
     train_command,
 )
-from deploy.local.folders import check_recipe, claim_folder
-from deploy.local.methods import TeacherName, teacher_for
+from deploy.local.compare_plan import ComparePlan, Run
+from deploy.local.folders import claim_folder
+from deploy.local.provenance import file_digests, read_settings, write_settings
 from deploy.local.redis import find_redis_server
 from deploy.local.stages import StageFailed, Stages, cursor_restored
 from deploy.local.supervisor import Job, Supervisor
 
 MARKER = ".counterhint-compare"
 """A file that the launcher alone writes: a folder of other files without it is never touched."""
-_SETTINGS = (
-    "metrics.signals=true",  # the one-sided signal of every method that has a teacher
-    "stop_after_unmixed_steps=1000000",  # a collapse is a result: no run is ended for it
-)
-_SETTINGS_FILE = "compare.json"
-"""In the folder of a run and of the models: the settings that they were made with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One method with one seed."""
-
-    name: str
-    """`rlcsd-seed-0`: of its log."""
-    training: Training
-    """What is trained."""
-
-    @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        return self.training.run_dir
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What its results depend on: the overrides, and the content of all recipe files."""
-        overrides = self.training.overrides
-        included = [
-            REPOSITORY / override.removeprefix("include=")
-            for override in overrides
-            if override.startswith("include=")
-        ]
-        return {
-            "overrides": overrides,
-            "teacher": self.training.teacher,
-            "files": _digests([self.training.recipe, *included]),
-        }
-
-    def is_done(self) -> bool:
-        """Whether it ended, with these settings."""
-        return (self.folder / "summary.json").is_file() and self._made_with_these()
-
-    def prepare(self) -> str:
-        """Makes its folder ready; what belongs to other settings is removed.
-
-        Returns:
-            The override with which it starts, or goes on.
-        """
-        resumes = self._made_with_these() and (self.folder / "checkpoints").is_dir()
-        if not resumes:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
-            _write_settings(self.folder, self.settings)
-        return f"resume={str(resumes).lower()}"
-
-    def _made_with_these(self) -> bool:
-        return _read_settings(self.folder) == self.settings
-
-
-@dataclass(frozen=True, slots=True)
-class ComparePlan:
-    """What is to be compared; paths are absolute, for the parts run in another folder."""
-
-    recipe: Path
-    """The recipe that the models are made by and that all runs share."""
-    out: Path
-    """Folder for everything."""
-    runs: tuple[Run, ...]
-    """Method by method, and seed by seed."""
-    parallel: int
-    """Runs at the same time."""
-
-    @property
-    def models(self) -> Path:
-        """Folder of the models."""
-        return self.out / "models"
-
-    @property
-    def teachers(self) -> list[Teacher]:
-        """The teachers that the runs need."""
-        used: set[TeacherName] = {run.training.teacher for run in self.runs}
-        models = {"self": self.models / "student", "large": self.models / "teacher"}
-        return [Teacher(name, models[name], weights_root=self.out) for name in sorted(used)]
-
-
-def plan_comparison(
-    *,
-    recipe: Path,
-    out: Path,
-    methods: Sequence[str],
-    seeds: Iterable[int],
-    steps: int | None,
-    teacher: TeacherName | None,
-    settings: Sequence[str],
-    parallel: int,
-) -> ComparePlan:
-    """The runs of a comparison.
-
-    Args:
-        recipe: the recipe.
-        out: folder for everything.
-        methods: names of methods.
-        seeds: of each method's runs.
-        steps: training steps; the recipe's when None.
-        teacher: for all methods; by method when None.
-        settings: `key=value` for all methods, `METHOD:key=value` for one.
-        parallel: runs at the same time.
-
-    Raises:
-        InputError: no such recipe, or a setting that fits none.
-    """
-    check_recipe(recipe)
-    given = [_parse_setting(setting, methods) for setting in settings]
-    runs = []
-    for method in methods:
-        for seed in seeds:
-            training = Training(
-                recipe=recipe,
-                run_dir=out / method / f"seed-{seed}",
-                student=out / "models" / "student",
-                teacher=teacher_for(method, teacher),
-                seed=seed,
-                method=method,
-                steps=steps,
-                settings=(
-                    *_SETTINGS,
-                    *(setting for one, setting in given if one in (None, method)),
-                ),
-            )
-            runs.append(Run(f"{method}-seed-{seed}", training))
-    return ComparePlan(recipe, out, tuple(runs), parallel)
-
-
-def _parse_setting(setting: str, methods: Sequence[str]) -> tuple[str | None, str]:
-    """The method that a setting is for, None for all, and its `key=value`."""
-    key, equals, _ = setting.partition("=")
-    method, colon, key = key.rpartition(":")
-    if not equals or not key:
-        raise InputError(
-            f"--set {setting}: give key=value or METHOD:key=value, "
-            "for example opsd:optimizer.lr=2e-4"
-        )
-    if colon and method not in methods:
-        raise InputError(
-            f"--set {setting}: {method!r} is not among the methods of this comparison, "
-            f"{', '.join(methods)}"
-        )
-    return method or None, setting.removeprefix(f"{method}:")
 
 
 def run_compare(plan: ComparePlan, console: Console) -> list[str]:
@@ -230,9 +76,9 @@ def _make_models(
     plan: ComparePlan, supervisor: Supervisor, stages: Stages, console: Console
 ) -> None:
     larger = any(teacher.name == "large" for teacher in plan.teachers)
-    settings = {"files": _digests([plan.recipe]), "larger_teacher": larger}
+    settings = {"files": file_digests([plan.recipe]), "larger_teacher": larger}
     with stages.stage("models", "made on this machine, as the recipe says"):
-        made = _read_settings(plan.models)
+        made = read_settings(plan.models)
         if made.get("files") == settings["files"] and made["larger_teacher"] >= larger:
             console.print("  as they are: the recipe has not changed")
             return
@@ -240,7 +86,7 @@ def _make_models(
         code = supervisor.run(command, computing_environment(threads=1), console.file)
         if code != EXIT_DONE:
             raise StageFailed(f"making the models ended with exit code {code}", code)
-        _write_settings(plan.models, settings)
+        write_settings(plan.models, settings)
 
 
 def _train(
@@ -314,41 +160,3 @@ def _step(run_dir: Path) -> int:
     """Steps that a run has taken."""
     metrics = run_dir / "metrics.jsonl"
     return max(metrics.read_bytes().count(b"\n") - 1, 0) if metrics.is_file() else 0
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    file = folder / _SETTINGS_FILE
-    if not file.is_file():
-        return {}
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return settings
-
-
-def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _digests(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of recipe files and of all that they include, by path.
-
-    Raises:
-        InputError: one of them cannot be read.
-    """
-    found: dict[str, str] = {}
-    waiting = list(files)
-    while waiting:
-        file = waiting.pop()
-        if str(file) in found:
-            continue
-        if not file.is_file():
-            raise InputError(f"there is no file {file}, which a recipe or --set includes")
-        content = file.read_bytes()
-        found[str(file)] = hashlib.sha256(content).hexdigest()
-        try:
-            recipe = yaml.safe_load(content)
-        except yaml.YAMLError as error:
-            raise InputError(f"{file} is not YAML: {error}") from error
-        if not isinstance(recipe, dict):
-            raise InputError(f"{file} must hold `key: value` lines")
-        waiting += [(file.parent / name).resolve() for name in recipe.get("include", [])]
-    return found
