@@ -24,7 +24,7 @@ class BatchConfig(Config):
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Most tokens, padding included, in one pass; a row longer than that stands alone."""
     updates_per_step: int = Field(1, ge=1)
-    """Optimizer updates that a step's rollouts are divided over."""
+    """Optimizer updates that a step's rollouts are divided over; each rank divides its own."""
     packing: bool = False
     """Rows stand one after another in one sequence, without padding, instead of side by side. Pays
     with flash attention; others compute the attention of all rows to all and mask it."""

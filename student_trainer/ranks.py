@@ -5,12 +5,18 @@ Every method but `close` is collective: all ranks must call it, in the same orde
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+
+PATIENCE = timedelta(hours=3)
+"""How long ranks wait for each other: one may sample, or wait for scores, much longer than others.
+`torchrun` ends all of them as soon as one fails."""
 
 
 class Ranks:
@@ -30,7 +36,9 @@ class Ranks:
         """Its place among the processes of this machine: the GPU that it takes."""
         if self.count > 1 and not dist.is_initialized():
             # Tensors on the CPU go over gloo on GPU machines too.
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE
+            )
 
     @property
     def first(self) -> bool:

@@ -226,6 +226,10 @@ def read_batch(case: Case) -> Batch:
     )
 
 
+SWITCHED_OFF = {"jsd_token_clip": 0.0, "is_clip": 1e9, "cw_tau": 0.0, "lam_decay_steps": 0}
+"""What null stands for where it turns something off; elsewhere null is the default."""
+
+
 def build_method(case: Case) -> Method:
     """The method of a case with its hyperparameters.
 
@@ -235,9 +239,9 @@ def build_method(case: Case) -> Method:
     prefix = PREFIXES.get(case.method, "")
     settings: dict[str, object] = {}
     for name, value in case.hyperparameters.items():
-        if value is not None and name not in NOT_OF_THE_LOSS:
-            own = name.removeprefix(prefix)
-            settings[RENAMED.get(own, own)] = value
+        own = name.removeprefix(prefix)
+        if name not in NOT_OF_THE_LOSS and (value is not None or own in SWITCHED_OFF):
+            settings[RENAMED.get(own, own)] = SWITCHED_OFF[own] if value is None else value
     if case.method == "opsd_ectr" and settings.pop("full_logit_distill", True) is not True:
         raise InputError("opsd_ectr compares distributions: full_logit_distill must be true")
     try:

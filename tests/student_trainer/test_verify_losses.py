@@ -222,3 +222,17 @@ def test_larger_batches_and_other_variants_can_be_read(name: str, tmp_path: Path
     errors = verify_case(0, Case.model_validate(case))
     assert errors.loss < 1e-12
     assert errors.gradient < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "off"),
+    [("opsd", "jsd_token_clip", 0.0), ("rlsd", "lam_decay_steps", 0), ("sdpo", "is_clip", 1e9)],
+)
+def test_null_turns_off_what_can_be_turned_off(method: str, name: str, off: float) -> None:
+    def errors(value: float | None) -> tuple[float, float]:
+        case = case_of(method)
+        case["hyperparameters"][name] = value
+        found = verify_case(0, Case.model_validate(case))
+        return found.loss, found.gradient
+
+    assert errors(None) == errors(off)
