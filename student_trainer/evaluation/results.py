@@ -1,7 +1,7 @@
 """What an evaluation found: the counts of each problem, and the estimates made from them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -133,6 +133,11 @@ class Evaluations:
     """By the set's name; the first is the default set."""
 
     @property
+    def problem_ids(self) -> dict[str, list[str]]:
+        """The ids of each set's problems, in their order."""
+        return {name: [p.id for p in one.problems] for name, one in self.sets.items()}
+
+    @property
     def heldout(self) -> Evaluation:
         """The outcome on the default set."""
         return self.sets[DEFAULT_SET]
@@ -178,18 +183,15 @@ class Evaluations:
         )
 
 
-def comparable(before: Evaluations, after: Evaluations) -> list[str]:
-    """Names of the sets that both evaluated on the same problems."""
-    return [
-        name
-        for name, evaluation in after.sets.items()
-        if name in before.sets
-        and [p.id for p in before.sets[name].problems] == [p.id for p in evaluation.problems]
-    ]
+def comparable(before: Evaluations, problem_ids: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the sets that were evaluated on these very problems, given by set."""
+    earlier = before.problem_ids
+    return [name for name, ids in problem_ids.items() if earlier.get(name) == list(ids)]
 
 
 def changes(before: Evaluations, after: Evaluations) -> dict[str, dict[str, Estimate]]:
     """The paired changes of every set that both evaluated on the same problems."""
     return {
-        name: after.sets[name].change_from(before.sets[name]) for name in comparable(before, after)
+        name: after.sets[name].change_from(before.sets[name])
+        for name in comparable(before, after.problem_ids)
     }

@@ -12,8 +12,9 @@ from rich.progress import Progress as Bar
 
 from counterhint.errors import InputError
 from student_trainer.checkpoints import load_model, read_state
-from student_trainer.evaluation.evaluator import Evaluator
-from student_trainer.evaluation.results import Evaluations, changes
+from student_trainer.evaluation.config import DEFAULT_SET
+from student_trainer.evaluation.evaluator import Evaluator, open_set
+from student_trainer.evaluation.results import Evaluations, changes, comparable
 from student_trainer.evaluation.tables import print_evaluations
 from student_trainer.forward import StudentForward
 from student_trainer.models import load_student
@@ -99,7 +100,16 @@ def evaluate_and_show(
         before: an earlier evaluation to compare with.
         out: file for one line of JSON, as in a run's `evaluations.jsonl`.
         as_json: print JSON instead of a table.
+
+    Raises:
+        InputError: `out` is a folder, no set of `before` has the recipe's problems, or as for
+            `evaluate`.
+        CounterhintError: as for `evaluate`.
     """
+    if out is not None and out.is_dir():
+        raise InputError(f"--out {out} is a folder: give a file, such as {out / 'eval.jsonl'}")
+    if before is not None:
+        _check_comparable(recipe, before)
     ranks = Ranks()
     try:
         with _progress_bar(ranks) as progress:
@@ -120,6 +130,22 @@ def evaluate_and_show(
         print(json.dumps(record, indent=2))
     finally:
         ranks.close()
+
+
+def _check_comparable(recipe: Recipe, before: Evaluations) -> None:
+    config, task = recipe.evaluation, recipe.task.build()
+    ids = {name: [p.id for p in open_set(config, name, task)[1]] for name in config.names}
+    if comparable(before, ids):
+        return
+    earlier = before.problem_ids.get(DEFAULT_SET, [])
+    there, here = len(earlier), len(ids[DEFAULT_SET])
+    remedy = "give the recipe of that evaluation"
+    if there not in (0, here):
+        remedy = f"give evaluation.problems={there}"
+    raise InputError(
+        f"--against has other problems ({there} in {DEFAULT_SET}, here {here}), and changes are of "
+        f"the same ones: {remedy}, or leave --against out"
+    )
 
 
 @contextmanager

@@ -18,10 +18,10 @@ def evaluations_table(after: Evaluations, before: Evaluations | None = None) -> 
     Args:
         after: what is shown.
         before: an earlier evaluation: sets of the same problems show the change since, in
-            percentage points, paired by problem.
+            percentage points, paired by problem; the others leave those cells empty.
     """
     level = f"{next(iter(after.sets.values())).confidence:.0%} interval"
-    names = list(after.sets) if before is None else comparable(before, after)
+    paired = [] if before is None else comparable(before, after.problem_ids)
     columns = ["set", "problems", "estimate"]
     columns += ["value", level] if before is None else ["before", "after", level, "change", level]
     columns += ["tokens", "truncated", "entropy"] if before is None else ["tokens", "entropy"]
@@ -30,9 +30,9 @@ def evaluations_table(after: Evaluations, before: Evaluations | None = None) -> 
         table.add_column(
             column, no_wrap=True, justify="left" if column in ("set", "estimate") else "right"
         )
-    for name in names:
-        earlier = None if before is None else before.sets[name]
-        for line in _lines(name, after.sets[name], earlier):
+    for name, evaluation in after.sets.items():
+        earlier = before.sets[name] if before is not None and name in paired else None
+        for line in _lines(name, evaluation, earlier, compared=before is not None):
             table.add_row(*(Text(cell) for cell in line))
     return table
 
@@ -45,19 +45,23 @@ def print_evaluations(after: Evaluations, before: Evaluations | None = None) -> 
     console.print(evaluations_table(after, before))
 
 
-def _lines(name: str, evaluation: Evaluation, earlier: Evaluation | None) -> Iterator[list[str]]:
+def _lines(
+    name: str, evaluation: Evaluation, earlier: Evaluation | None, *, compared: bool
+) -> Iterator[list[str]]:
     changes = {} if earlier is None else evaluation.change_from(earlier)
     values = {} if earlier is None else _estimates(earlier)
     for line, (label, estimate) in enumerate(_estimates(evaluation).items()):
         cells = [name, str(len(evaluation.problems))] if line == 0 else ["", ""]
         cells.append(_named(label, evaluation))
-        if earlier is not None:
+        if compared:
             cells.append(_percent(values[label].value) if label in values else "")
         cells += [_percent(estimate.value), _interval(estimate)]
-        if earlier is not None:
+        if compared:
             change = changes.get(label)
             cells += ["", ""] if change is None else [_signed(change.value), _range(change)]
-        yield cells + (_samples(evaluation, earlier) if line == 0 else [])
+        if line == 0:
+            cells += _samples(evaluation, earlier, compared=compared)
+        yield cells
 
 
 def _estimates(evaluation: Evaluation) -> dict[str, Estimate]:
@@ -71,14 +75,13 @@ def _named(label: str, evaluation: Evaluation) -> str:
     return f"mean@{max(problem.samples for problem in evaluation.problems)}"
 
 
-def _samples(evaluation: Evaluation, earlier: Evaluation | None) -> list[str]:
+def _samples(evaluation: Evaluation, earlier: Evaluation | None, *, compared: bool) -> list[str]:
+    length, entropy = f"{evaluation.length:,.0f}", _nats(evaluation.entropy)
+    if not compared:
+        return [length, f"{evaluation.truncated_share:.1%}", entropy]
     if earlier is None:
-        length, truncated = f"{evaluation.length:,.0f}", f"{evaluation.truncated_share:.1%}"
-        return [length, truncated, _nats(evaluation.entropy)]
-    return [
-        f"{earlier.length:,.0f} → {evaluation.length:,.0f}",
-        f"{_nats(earlier.entropy)} → {_nats(evaluation.entropy)}",
-    ]
+        return [length, entropy]
+    return [f"{earlier.length:,.0f} → {length}", f"{_nats(earlier.entropy)} → {entropy}"]
 
 
 def _nats(entropy: float | None) -> str:

@@ -78,6 +78,27 @@ def test_mistakes_are_named_before_anything_is_sampled(
     assert message in capsys.readouterr().err
 
 
+def test_an_evaluation_of_other_problems_is_refused_before_anything_is_sampled(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "before.jsonl"
+    assert call(recipe, "evaluation.problems=3", "--out", out) == EXIT_DONE
+    assert call(recipe, "student.model=nowhere", "--against", out) == EXIT_BAD_INPUT
+    message = capsys.readouterr().err
+    assert "other problems (3 in heldout, here 4)" in message
+    assert "give evaluation.problems=3, or leave --against out" in message
+    others = ["evaluation.problems=3", "task.operations=2", "--against", out]
+    assert call(recipe, *others) == EXIT_BAD_INPUT
+    assert "give the recipe of that evaluation" in capsys.readouterr().err
+
+
+def test_a_folder_to_write_to_is_refused_before_anything_is_sampled(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(recipe, "student.model=nowhere", "--out", tmp_path) == EXIT_BAD_INPUT
+    assert f"--out {tmp_path} is a folder" in capsys.readouterr().err
+
+
 def test_an_adapter_needs_the_recipe_of_its_run(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,14 +33,21 @@ def test_each_estimate_has_a_line() -> None:
     assert lines[1].split()[-3:] == ["1,000", "25.0%", "0.00"]
 
 
-def test_a_comparison_shows_the_change_of_sets_with_the_same_problems() -> None:
+def test_a_comparison_shows_sets_with_other_problems_without_a_change() -> None:
     before, after = evaluations(2), evaluations(3, None)
     others = Evaluations({**before.sets, "hard": Evaluation(before.heldout.problems[:1])})
     lines = text_of(evaluations_table(after, others)).splitlines()
     assert lines[1].split()[:5] == ["heldout", "2", "mean@4", "50.0%", "75.0%"]
     assert "+25.0" in lines[1]
     assert " ".join(lines[1].split()[-6:]) == "1,000 → 1,000 0.00 → ?"
-    assert len(lines) == 2
+    assert [line.split()[:3] for line in lines[2:]] == [
+        ["hard", "2", "mean@4"],
+        ["pass@1", "75.0%", lines[3].split()[2]],
+        ["pass@2", "100.0%", lines[4].split()[2]],
+    ]
+    assert lines[2].split()[3] == "75.0%"
+    assert lines[2].split()[-2:] == ["1,000", "?"]
+    assert not any(sign in line for line in lines[2:] for sign in "+→…")
 
 
 def test_a_comparison_fits_a_terminal_of_100_columns() -> None:
