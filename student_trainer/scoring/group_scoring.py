@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from counterhint import AsyncScoringClient, Scores, ScoringClient, TeacherInfo, Weights
-from counterhint.errors import EngineFailure, InputError
+from counterhint.errors import DeadlinePassed, EngineFailure, InputError, Unavailable
 from counterhint.tensors import TokenIds
 from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, RolloutHints
@@ -66,8 +66,9 @@ class PendingGroup:
         """The scores; waits for them.
 
         Raises:
-            CounterhintError: what a job ended with, or EngineFailure (MIXED_REVISIONS) when the
-                group kept coming back under different weights.
+            Unavailable, DeadlinePassed: a job was not scored within `scoring.timeout`.
+            CounterhintError: what else a job ended with, or EngineFailure (MIXED_REVISIONS) when
+                the group kept coming back under different weights.
             InputError: a single context and response are too large for a job.
         """
         answers = self._answers.result()
@@ -106,7 +107,7 @@ class GroupScoring:
         prompts: makes the contexts.
         needs: what the method needs; `reads` must not be "nothing".
         hints: what happens to hints that are too long.
-        config: how often a group may be scored again; the teacher's tokenizer, if it is another.
+        config: the recipe's `scoring` section.
         student: the student's tokenizer, its fingerprint, and the tokens that end a response.
         method: the method's name, for what is said about its needs.
 
@@ -133,11 +134,13 @@ class GroupScoring:
             raise ValueError("the method needs no teacher, so there is nothing to score")
         if needs.teacher_top_k and needs.student_top_k:
             raise ValueError("a method compares distributions on one support, not on two")
-        if needs.teacher_top_k > teacher.max_top_k:
+        if needs.teacher_top_k > (limit := teacher.max_top_k):
+            remedies = [f"set method.top_k_distill={limit} or less"] if limit else []
+            if limit < teacher.vocab_size:
+                remedies.append("start the teacher with a larger --max-top-k")
             raise InputError(
                 f"{method} needs the teacher's {needs.teacher_top_k} most probable tokens, but "
-                f"the teacher gives at most {teacher.max_top_k}: lower method.top_k_distill, or "
-                "start the teacher with a larger --max-top-k"
+                f"the teacher gives at most {limit}: {', or '.join(remedies)}"
             )
         self._client = client
         self._teacher = teacher
@@ -146,7 +149,7 @@ class GroupScoring:
         )
         self._needs = needs
         self._hints = hints
-        self._max_rescores = config.max_rescores
+        self._config = config
 
     def submit(
         self,
@@ -220,7 +223,7 @@ class GroupScoring:
             revisions = sorted(answers.revisions | wanted)
             if len(revisions) <= 1:
                 return replace(answers, cost=cost)
-            if cost.rescored == self._max_rescores:
+            if cost.rescored == self._config.max_rescores:
                 raise EngineFailure(
                     f"{fields.run_id}/{fields.name}: in {cost.rescored + 1} tries its scores were "
                     f"never of one weights revision (last of {', '.join(revisions)}), and those of "
@@ -261,6 +264,15 @@ class GroupScoring:
         calls = [asyncio.ensure_future(client.score(part.job)) for part in parts]
         try:
             results = await asyncio.gather(*calls)
+        except (Unavailable, DeadlinePassed) as error:
+            raise type(error)(
+                f"scoring.address {self._config.address} did not score a job within "
+                f"scoring.timeout={self._config.timeout:g} s ({error.message}): start it again, "
+                "then resume=true goes on from the last checkpoint, or raise scoring.timeout",
+                reason=error.reason,
+                details=error.details,
+                retry_after=error.retry_after,
+            ) from error
         finally:
             for call in calls:  # when one has failed, the others are of no use
                 call.cancel()

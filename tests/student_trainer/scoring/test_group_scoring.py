@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from counterhint import ScoringClient, ScoringJob, Weights, tokenizer_fingerprint
-from counterhint.errors import CounterhintError, EngineFailure, InputError, TokenizerMismatch
+from counterhint.errors import (
+    CounterhintError,
+    DeadlinePassed,
+    EngineFailure,
+    InputError,
+    TokenizerMismatch,
+    Unavailable,
+)
 from student_trainer.groups import Group
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import TeacherNeeds
@@ -334,8 +341,47 @@ def test_a_failed_job_fails_its_group_alone(score: Score, prompts: Prompts, tmp_
 
 
 def test_a_top_k_above_the_teachers_is_bad_input(score: Score) -> None:
-    with pytest.raises(InputError, match=r"100 most probable.*at most 8.*--max-top-k"):
-        score(Teacher(), TeacherNeeds(reads="correct_hint", teacher_top_k=100), [])
+    needs = TeacherNeeds(reads="correct_hint", teacher_top_k=100)
+    with pytest.raises(InputError, match=r"100 most probable.*at most 8.*=8 or less.*--max-top-k"):
+        score(Teacher(), needs, [])
+    with pytest.raises(InputError, match=r"at most 64: set method.top_k_distill=64 or less$"):
+        score(Teacher().limited(max_top_k=64), needs, [])  # its whole vocabulary
+
+
+def test_a_lost_teacher_is_named_with_what_can_be_done(prompts: Prompts, tmp_path: Path) -> None:
+    with serve(Teacher(), tmp_path) as address:
+        client = ScoringClient(address, timeout=0.5)
+        teacher = client.get_teacher()
+    group = make_group("rrww")
+    with client:
+        scoring = GroupScoring(
+            client,
+            teacher,
+            prompts,
+            NEEDS,
+            HintConfig(),
+            ScoringConfig(address=address, timeout=0.5),
+            StudentTokens(prompts.tokenizer, "f" * 64, [2]),
+            "rlcsd",
+        )
+        hints = choose_hints(group, HintConfig(), NEEDS, random.Random(0))
+        pending = scoring.submit(run_id="run", name="g", group=group, hints=hints, weights=None)
+        with pytest.raises(Unavailable) as raised:
+            pending.result()
+    assert f"scoring.address {address} did not score a job within" in str(raised.value)
+    assert "scoring.timeout=0.5 s" in str(raised.value)
+    assert "start it again, then resume=true goes on" in str(raised.value)
+
+
+def test_a_job_that_takes_too_long_is_an_error_of_its_own_class(score: Score) -> None:
+    def late(count: int, job: ScoringJob) -> str:
+        raise DeadlinePassed("its time is over", reason="EXPIRED")
+
+    with pytest.raises(
+        DeadlinePassed, match=r"its time is over\).*raise scoring.timeout"
+    ) as raised:
+        score(Teacher(revision_of=late), NEEDS, [make_group("rrww")])
+    assert raised.value.reason == "EXPIRED"
 
 
 def test_another_tokenizer_is_refused_with_both_fingerprints(score: Score) -> None:
