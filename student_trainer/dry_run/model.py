@@ -106,7 +106,7 @@ def check_prompts(
         checks.problem(
             "support",
             f"{recipe.method.kind} compares distributions on the student's {needs.student_top_k} "
-            f"most probable tokens, but it has {size}: lower method.top_k_distill",
+            f"most probable tokens, but it has {size}: set method.top_k_distill={size} or less",
         )
     shown = needs.reads in ("correct_hint", "both_hints")
     return Limits(longest, hinted if shown else longest)

@@ -57,7 +57,7 @@ class RolloutGenerator:
         if request.top_k > vocabulary:
             raise InputError(
                 f"the method asks for the {request.top_k} most probable tokens of the student, "
-                f"whose vocabulary has {vocabulary}: lower the method's k"
+                f"whose vocabulary has {vocabulary}: set method.top_k_distill={vocabulary} or less"
             )
 
     def _grade(self, problem: Problem, sample: Sample) -> Rollout:
