@@ -75,24 +75,30 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, base: Path) -> None:
         inference_mode=False,
     )
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
     for target in targets if isinstance(targets, tuple) else ():
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
+        if _ends_so(head, target):
+            raise InputError(
+                f"student.lora.target_modules: {target!r} is the head, which is trained as it is "
+                "or not at all: leave it out"
+            )
+        if not any(_ends_so(name, target) for name in linear):
             raise InputError(
                 f"student.lora.target_modules: no linear layer of {type(model).__name__} is called "
                 f"{target!r}; it has {', '.join(sorted({n.rpartition('.')[2] for n in linear}))}"
             )
     on_meta = model.device.type == "meta"
     peft.inject_adapter_in_model(settings, model, ADAPTER, low_cpu_mem_usage=on_meta)
-    if isinstance(model.get_output_embeddings(), LoraLayer):
-        raise InputError(
-            "student.lora.target_modules names the head, which is trained as it is or not at all: "
-            "leave it out"
-        )
     if not on_meta:
         named = dict(model.named_parameters())
         with torch.no_grad():
             for name, value in initial_adapter(model, config.seed).items():
                 named[name].copy_(value)
+
+
+def _ends_so(name: str, target: str) -> bool:
+    """Whether a target names this module, by peft's rule."""
+    return name == target or name.endswith(f".{target}")
 
 
 def adapter_layers(model: nn.Module) -> dict[str, LoraLayer]:
