@@ -182,9 +182,7 @@ def check_batches(recipe: Recipe, longest_prompt: int, checks: Checklist) -> Non
         f"{rows} rollouts a step, {updates} update(s) of {rows / updates:g}; on each of {ranks} "
         f"process(es) at most {math.ceil(rows / updates / ranks / fitting)} micro-batches an update"
     )
-    if rows < updates:
-        checks.problem("batch", f"{text}: batch.updates_per_step must be at most {rows}")
-    elif recipe.batch.micro_batch_tokens < longest:
+    if recipe.batch.micro_batch_tokens < longest:
         checks.warn(
             "batch",
             f"{text}; the longest row has {longest:,} tokens and stands alone, above "

@@ -32,5 +32,5 @@ def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
 
 def test_the_exit_code_is_that_of_a_process_that_sigterm_ended() -> None:
     with pytest.raises(SystemExit) as caught:
-        raise Preempted
+        raise Preempted(3)
     assert caught.value.code == 143

@@ -77,7 +77,6 @@ def test_a_recipe_that_works(recipe: Path) -> None:
          "the student takes 2,048: lower"),
         (["evaluation.sets.longer.max_new_tokens=4000"], "prompts of longer", "takes 2,048"),
         (["prompts.hint_template=nowhere.txt"], "prompts", "no hint template"),
-        (["batch.updates_per_step=9"], "batch", "at most 8"),
         (["method.kind=sdpo", "method.top_k_distill=500"], "support",
          r"500 most probable.*method\.top_k_distill=\d+ or less"),
         (["metrics.token_classes=nowhere.yaml"], "metrics", "No such file"),
@@ -126,7 +125,7 @@ def test_a_task_that_cannot_be_read_hides_no_other_set(recipe: Path) -> None:
 
 def test_a_run_that_is_there_already_is_not_overwritten(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "metrics.jsonl").touch()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\n')
     assert "already holds a run" in text(dry_run(recipe, [], {}), "run folder")
 
 
