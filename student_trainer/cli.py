@@ -273,6 +273,7 @@ class VerifyLosses(Command):
             print(
                 f"{case.case:>4}  {case.method:<9}  loss {case.loss:.1e}  "
                 f"gradient {case.gradient:.1e}{'' if case.passed else '  FAILED'}"
+                f"{'  ' if case.not_finite else ''}{', '.join(case.not_finite)}"
             )
         loss, gradient = max(case.loss for case in cases), max(case.gradient for case in cases)
         print(

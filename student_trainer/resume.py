@@ -80,7 +80,7 @@ def _check_same_run(recipe: Recipe) -> None:
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a recipe by dotted key."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, Mapping) and value:
             values |= _flat(value, f"{prefix}{name}.")

@@ -115,9 +115,9 @@ class Trainer:
                 f"steps is {recipe.steps}, but the run has taken {self._state.steps_done} already"
             )
         self._prompts = self._prompts_for(self._task)
-        self._check_hints()
         self._teacher: TeacherInfo | None = None
         self._scoring = None if self._needs.reads == "nothing" else self._connect()
+        self._check_hints()
         self._start = (
             StartingModel(recipe.student, recipe.rollouts.temperature, ranks)
             if recipe.metrics.kl_to_start_every is not None
@@ -186,10 +186,11 @@ class Trainer:
 
     def _check_hints(self) -> None:
         """Makes one hinted prompt, so that what cannot work shows before anything is sampled."""
-        if self._needs.reads not in ("correct_hint", "both_hints"):
+        if self._scoring is None or self._needs.reads == "problem":
             return
         problem = self._task.train_problem(0)
-        self._prompts.hinted(problem, Hint(problem.solution or problem.answer, problem.answer))
+        hint = Hint(problem.solution or problem.answer, problem.answer)
+        self._scoring.prompts.hinted(problem, hint)
         if self.recipe.hints.correct == "gt_cot" and problem.solution is None:
             raise InputError(
                 "hints.correct is gt_cot, but the task's problems have no solution: add a "

@@ -99,6 +99,8 @@ class CaseErrors:
     """Relative error of the loss; infinite where either number is not finite."""
     gradient: float
     """Largest relative error of the gradient's norm and row sums; likewise."""
+    not_finite: tuple[str, ...] = ()
+    """Which of the numbers are not finite: `the loss here is nan`, `expected.loss is inf`."""
 
     @property
     def passed(self) -> bool:
@@ -206,6 +208,16 @@ def verify_case(index: int, case: Case) -> CaseErrors:
         case.method,
         relative_error(piece.loss.item(), expected.loss),
         max(map(relative_error, norms, references)),
+        tuple(
+            f"{name} is {value}"
+            for name, value in (
+                ("the loss here", piece.loss.item()),
+                ("expected.loss", expected.loss),
+                ("the gradient's norm here", norms[0]),
+                ("expected.grad_student_logits_l2", expected.grad_student_logits_l2),
+            )
+            if not math.isfinite(value)
+        ),
     )
 
 

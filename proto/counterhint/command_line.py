@@ -129,7 +129,7 @@ def _parse(command: type[Command], name: str, arguments: Sequence[str]) -> Comma
     try:
         return CliApp.run(with_file, cli_args=values, cli_settings_source=source)
     except ValidationError as error:
-        raise InputError(_describe(error, command)) from error
+        raise InputError(_describe(error, command, name)) from error
 
 
 def _check_file(file: Path) -> None:
@@ -145,7 +145,7 @@ def _check_file(file: Path) -> None:
         raise InputError(f"--config {file} must hold `key: value` lines")
 
 
-def _describe(error: ValidationError, command: type[Command]) -> str:
+def _describe(error: ValidationError, command: type[Command], name: str) -> str:
     prefix = command.model_config.get("env_prefix", "")
     lines = []
     for problem in error.errors():
@@ -153,4 +153,4 @@ def _describe(error: ValidationError, command: type[Command]) -> str:
         flag = path.replace("_", "-")
         value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
         lines.append(f"--{flag} (or {prefix}{path.upper()}): {problem['msg']}{value}")
-    return "\n".join([*lines, "see --help"])
+    return "\n".join([*lines, f"see {name} --help"])

@@ -144,9 +144,8 @@ class GroupScoring:
             )
         self._client = client
         self._teacher = teacher
-        self._prompts, self._aligner = teacher_side(
-            config, teacher, prompts, needs, student, method
-        )
+        self.prompts, self._aligner = teacher_side(config, teacher, prompts, needs, student, method)
+        """Makes what the teacher reads, with its tokenizer."""
         self._needs = needs
         self._hints = hints
         self._config = config
@@ -179,7 +178,7 @@ class GroupScoring:
             responses = [response.token_ids for response in aligned]
         longest = max(len(response) for response in responses)
         room = self._teacher.max_model_len - longest - 1
-        hinted = hinted_contexts(group.problem, hints, self._prompts, self._hints, room)
+        hinted = hinted_contexts(group.problem, hints, self.prompts, self._hints, room)
         contexts: dict[int, Sequence[TokenIds]]
         if self._needs.reads == "problem":
             plain = self._plain(group, room)
@@ -200,7 +199,7 @@ class GroupScoring:
         return PendingGroup(self._needs, group, aligned, hinted, pairs, answers)
 
     def _plain(self, group: Group, room: int) -> TokenIds:
-        context = self._prompts.teacher_plain(group.problem)
+        context = self.prompts.teacher_plain(group.problem)
         if len(context) > room:
             raise InputError(
                 f"problem {group.problem.id}: its prompt takes {len(context)} tokens, but the "

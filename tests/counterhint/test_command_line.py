@@ -211,3 +211,10 @@ def test_a_file_that_cannot_be_written_is_named(
 ) -> None:
     assert run_command(Write, "write", [str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"write: {tmp_path}: Is a directory\n"
+
+
+def test_a_bad_value_points_to_the_help_of_its_own_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command(Bake, "counterhint bake", ["--oven-degrees", "20"]) == 2
+    assert capsys.readouterr().err.endswith("see counterhint bake --help\n")

@@ -88,6 +88,18 @@ def test_a_difference_ends_with_1(
     assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
+def test_a_number_that_is_not_finite_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = case_of("rlsd")
+    nan_loss(case)
+    assert run(write(tmp_path, case_of("grpo"), case)) == 1
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert "nan" not in first
+    assert "FAILED  the loss here is nan" in second
+    assert "expected" not in second
+
+
 def test_errors_are_relative_down_to_a_smallest_scale() -> None:
     assert relative_error(1.1, 1.0) == pytest.approx(0.1)
     assert relative_error(0.0, 1e-17) < 1e-7
