@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from student_trainer.monitors import read_rows
 from student_trainer.recipe import Recipe
-from student_trainer.tiny.tokenizer import build_tokenizer
 from student_trainer.trainer import Trainer
+from tests.student_trainer.chain_student import write_chain_student
 from tests.student_trainer.rollouts.vllm_processes import (
     CPU_ENVIRONMENT,
     ENGINE_ARGS,
@@ -25,25 +23,7 @@ pytestmark = pytest.mark.vllm
 def chain_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random student of the chain task, with heads that vLLM's attention takes."""
     folder = tmp_path_factory.mktemp("student")
-    tokenizer = build_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=2 * HEAD,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return write_chain_student(folder, width=2 * HEAD, heads=2, kv_heads=2)
 
 
 def train(model: Path, run_dir: Path, sampler: dict[str, Any], max_staleness: int) -> list[Any]:
