@@ -195,7 +195,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                 model_id=info.model_id,
                 engine=info.engine,
                 engine_version=info.engine_version,
-                cost=Cost(job.tokens_naive, job.tokens_computed, scored.seconds, waited),
+                cost=Cost(job.tokens_naive, scored.tokens_computed, scored.seconds, waited),
             )
         )
 

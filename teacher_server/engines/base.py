@@ -14,6 +14,9 @@ class Scored:
     """Scores of all pairs, one after another in the order of `ScoringJob.pairs`."""
     weights_revision: str
     """The weights that computed every one of them."""
+    tokens_computed: int
+    """Tokens that went through the model; fewer than the job's own figure when contexts of earlier
+    jobs were still cached."""
     seconds: float
     """Time spent computing, without waiting."""
 
@@ -27,6 +30,8 @@ class Engine(ABC):
       (float32: to 1e-4), honour `job.outputs`, and use one revision of the weights for a whole job.
       The server has validated the job against `info` and checks afterwards that every number is
       finite.
+    - `progress`: a number that grows while it works, so that a hanging engine can be told from a
+      busy one.
     - `close`: when it holds threads, processes or device memory.
 
     and sets `info`, and `concurrent_jobs` when it gains from several jobs at once.
@@ -46,6 +51,10 @@ class Engine(ABC):
             EngineFailure: the engine gave no usable numbers.
             Unavailable: the engine as a whole cannot score any more.
         """
+
+    @abstractmethod
+    def progress(self) -> int:
+        """Batches, steps or requests that were finished since the engine began."""
 
     async def close(self) -> None:
         """Releases what the engine holds; no job is under way any more."""

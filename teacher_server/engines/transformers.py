@@ -74,6 +74,7 @@ class TransformersEngine(Engine):
         _check_against_plain_forward(self._own, self.info)
         self._named = LoadedWeights(options.max_loaded_weights, self._prepare_named)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+        self._batches = 0
 
     async def score(self, job: ScoringJob) -> Scored:
         """Scores one job; a cancelled one ends before its next batch."""
@@ -85,12 +86,17 @@ class TransformersEngine(Engine):
         finally:
             cancelled.set()
 
+    def progress(self) -> int:
+        """Batches begun so far."""
+        return self._batches
+
     async def close(self) -> None:
         """Ends the thread after the batch that it is at."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _score(self, job: ScoringJob, cancelled: threading.Event) -> Scored:
         def check() -> None:
+            self._batches += 1
             if cancelled.is_set():
                 raise JobCancelled(f"job {job.id!r} was cancelled", reason="CANCELLED")
 
@@ -100,7 +106,8 @@ class TransformersEngine(Engine):
             scorer, revision = self._named.get(job.weights), job.weights.revision
         start = time.perf_counter()
         scores = scorer.score(job, check)
-        return Scored(scores, revision, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Scored(scores, revision, job.tokens_computed, seconds)
 
     def _prepare_named(self, weights: Weights) -> Callable[[], GroupScorer]:
         file = read_weights(weights, self._options.weights_roots)

@@ -81,6 +81,9 @@ class HeldEngine(Engine):
             raise
         return await self._engine.score(job)
 
+    def progress(self) -> int:
+        return self._engine.progress()
+
     async def close(self) -> None:
         await self._engine.close()
 
@@ -101,6 +104,9 @@ class BrokenEngine(Engine):
             sampled[2] = np.nan
             return replace(scored, scores=replace(scored.scores, sampled=sampled))
         return scored
+
+    def progress(self) -> int:
+        return self._engine.progress()
 
     async def close(self) -> None:
         await self._engine.close()
