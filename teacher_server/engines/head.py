@@ -4,7 +4,9 @@ Only response positions come here, as `[n, H]`; logits exist for one chunk of th
 never as `[B, T, V]`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,28 +89,35 @@ class Head:
             )
             for start in range(0, len(hidden), rows)
         ]
-        log_probs, top_k_ids, top_k_log_probs, given_log_probs, entropies = (
-            torch.cat([part for part in column if part is not None])
-            if column[0] is not None
-            else None
-            for column in zip(*parts, strict=True)
-        )
-        assert log_probs is not None
-        return RowScores(log_probs, top_k_ids, top_k_log_probs, given_log_probs, entropies)
+        return _joined(parts)
 
     def _score_chunk(
         self, hidden: Tensor, sampled: Tensor, given: Tensor | None, top_k: int, entropy: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        logits = self.logits(hidden)
-        normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-        log_probs = (logits.gather(-1, sampled[:, None]) - normaliser).squeeze(-1)
-        top_ids = top_log_probs = given_log_probs = entropies = None
-        if top_k:
-            values, top_ids = logits.topk(top_k, dim=-1)
-            top_log_probs = values - normaliser
-        if given is not None:
-            given_log_probs = logits.gather(-1, given) - normaliser
-        if entropy:
-            logits -= normaliser
-            entropies = -(logits.exp() * logits).sum(-1)
-        return log_probs, top_ids, top_log_probs, given_log_probs, entropies
+    ) -> RowScores:
+        return score_logits(self.logits(hidden), sampled, given, top_k, entropy)
+
+
+def score_logits(
+    logits: Tensor, sampled: Tensor, given: Tensor | None, top_k: int, entropy: bool
+) -> RowScores:
+    """Scores of `n` positions from their float32 logits `[n, V]`, which are overwritten."""
+    normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+    log_probs = (logits.gather(-1, sampled[:, None]) - normaliser).squeeze(-1)
+    top_ids = top_log_probs = given_log_probs = entropies = None
+    if top_k:
+        values, top_ids = logits.topk(top_k, dim=-1)
+        top_log_probs = values - normaliser
+    if given is not None:
+        given_log_probs = logits.gather(-1, given) - normaliser
+    if entropy:
+        logits -= normaliser
+        entropies = -(logits.exp() * logits).sum(-1)
+    return RowScores(log_probs, top_ids, top_log_probs, given_log_probs, entropies)
+
+
+def _joined(parts: Sequence[RowScores]) -> RowScores:
+    def column(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return RowScores(**{field.name: column(field.name) for field in fields(RowScores)})

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import hashlib
 import logging
 import threading
 import time
@@ -16,13 +15,17 @@ import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from counterhint.errors import InputError, JobCancelled
-from counterhint.fingerprint import tokenizer_fingerprint
 from counterhint.jobs import ScoringJob, TeacherInfo, Weights, pairs_array
 from teacher_server.adapters import adapted_model, merge_adapter
 from teacher_server.engines.base import Engine, Scored
+from teacher_server.engines.model_folder import (
+    check_model_folder,
+    folder_fingerprint,
+    folder_revision,
+)
 from teacher_server.engines.shared_prefix import GroupScorer, check_shareable
 from teacher_server.weights import LoadedWeights, fit_to_model, read_weights
 
@@ -142,15 +145,7 @@ def load_model(
         InputError: the folder holds no model or a damaged one, the device is not there, or the
             model's cache cannot be shared.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"--model {folder}: no such folder; give a model folder in the transformers format"
-        )
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"--model {folder} is no model folder: it needs config.json and *.safetensors "
-            "(save_pretrained writes both)"
-        )
+    check_model_folder(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -188,20 +183,6 @@ def load_model(
 
 
 def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherInfo:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            options.model, trust_remote_code=False, local_files_only=True
-        )
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"--model {options.model} has no tokenizer that can be loaded: save the student's "
-            f"beside the model with tokenizer.save_pretrained ({error})"
-        ) from error
-    if not tokenizer.get_vocab():
-        raise InputError(
-            f"--model {options.model} has no tokenizer: save the student's beside the model with "
-            "tokenizer.save_pretrained"
-        )
     embeddings: Any = model.get_input_embeddings()
     embedded = int(embeddings.weight.shape[0])
     limit = options.max_model_len or getattr(
@@ -214,8 +195,8 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
         )
     return TeacherInfo(
         model_id=options.model_id or options.model.resolve().name,
-        weights_revision=_revision(options.model),
-        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        weights_revision=folder_revision(options.model),
+        tokenizer_fingerprint=folder_fingerprint(options.model),
         # Rows that stand for no token count too: they have a probability, so that a student may
         # sample one, or find it among its most probable ones.
         vocab_size=embedded,
@@ -225,15 +206,6 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
         engine_version=transformers.__version__,
         max_job_tokens=options.max_job_tokens,
     )
-
-
-def _revision(folder: Path) -> str:
-    """Twelve hexadecimal digits of the SHA-256 over the folder's safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
 
 
 @torch.inference_mode()

@@ -1,0 +1,58 @@
+"""What every engine asks of a model folder: that it is one, its tokenizer, its revision."""
+
+import hashlib
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from counterhint.errors import InputError
+from counterhint.fingerprint import tokenizer_fingerprint
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuses what is no model folder in the transformers format.
+
+    Raises:
+        InputError: the folder is missing, or has no config.json or no safetensors.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"--model {folder}: no such folder; give a model folder in the transformers format"
+        )
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"--model {folder} is no model folder: it needs config.json and *.safetensors "
+            "(save_pretrained writes both)"
+        )
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """The fingerprint of the folder's tokenizer.
+
+    Raises:
+        InputError: it has none that can be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"--model {folder} has no tokenizer that can be loaded: save the student's "
+            f"beside the model with tokenizer.save_pretrained ({error})"
+        ) from error
+    if not tokenizer.get_vocab():
+        raise InputError(
+            f"--model {folder} has no tokenizer: save the student's beside the model with "
+            "tokenizer.save_pretrained"
+        )
+    return tokenizer_fingerprint(tokenizer)
+
+
+def folder_revision(folder: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 over the folder's safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
