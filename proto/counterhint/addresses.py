@@ -8,24 +8,31 @@ from pathlib import Path
 from counterhint.errors import InputError
 
 
-def check_address(listen: str, insecure: bool) -> None:
+def check_address(listen: str, insecure: bool, option: str = "--listen") -> None:
     """Refuses an address that cannot or should not be listened on.
+
+    Args:
+        listen: `host:port` (port 0: any free one) or `unix:///path`.
+        insecure: whether plaintext may leave this machine.
+        option: the flag that the address was given with, for the messages.
 
     Raises:
         InputError: malformed, in use, or plaintext beyond this machine without `insecure`.
     """
     if listen.startswith("unix:"):
-        _check_socket_path(Path(listen.removeprefix("unix:").removeprefix("//")), listen)
+        _check_socket_path(
+            Path(listen.removeprefix("unix:").removeprefix("//")), f"{option} {listen}"
+        )
         return
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise InputError(
-            f"--listen {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
+            f"{option} {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
         )
     if not insecure and not _is_loopback(host):
         raise InputError(
-            f"--listen {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
+            f"{option} {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
             "a unix socket, or give --insecure when the network is private"
         )
     try:
@@ -37,23 +44,23 @@ def check_address(listen: str, insecure: bool) -> None:
             probe.bind(address)
     except OSError as error:
         raise InputError(
-            f"--listen {listen} cannot be used: {error.strerror}; choose another port, or end "
+            f"{option} {listen} cannot be used: {error.strerror}; choose another port, or end "
             "what listens there"
         ) from error
 
 
-def _check_socket_path(path: Path, listen: str) -> None:
+def _check_socket_path(path: Path, given: str) -> None:
     if not path.parent.is_dir():
-        raise InputError(f"--listen {listen}: the folder {path.parent} does not exist")
+        raise InputError(f"{given}: the folder {path.parent} does not exist")
     if len(os.fsencode(path)) > 107:
         raise InputError(
-            f"--listen {listen}: a unix socket's path has at most 107 bytes; choose a shorter one"
+            f"{given}: a unix socket's path has at most 107 bytes; choose a shorter one"
         )
     # gRPC replaces a socket file that is there, even one in use: so ask whether someone answers.
     with socket.socket(socket.AF_UNIX) as probe:
         if path.exists() and probe.connect_ex(str(path)) == 0:
             raise InputError(
-                f"--listen {listen}: a server listens there already; end it or choose another path"
+                f"{given}: a server listens there already; end it or choose another path"
             )
 
 

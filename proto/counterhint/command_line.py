@@ -3,7 +3,8 @@
 A command is a `Command` subclass: its docstring is the help text (with an example), its fields are
 the flags, `run` does the work. Values are taken from flag > environment > `--config` file >
 default. Exit codes: 0 done; 1 the work ended with a negative result; 2 something that the user gave
-cannot be used or reached; 130 interrupted.
+cannot be used or reached; 70 a server's engine died or hangs, so it should be started again; 130
+interrupted.
 
 Needs the extra `cli`.
 """
@@ -29,6 +30,8 @@ from pydantic_settings import (
 from counterhint.errors import CounterhintError, InputError
 
 EXIT_DONE, EXIT_NEGATIVE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_ENGINE_DEAD = 70
+"""EX_SOFTWARE of sysexits.h: nothing that the user gave is at fault."""
 
 
 class Command(BaseSettings):

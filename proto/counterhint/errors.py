@@ -102,6 +102,11 @@ class Unavailable(CounterhintError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+ENGINE_DEAD, ENGINE_HANGING = "ENGINE_DEAD", "ENGINE_HANGING"
+"""Reasons of `Unavailable` for jobs that were inside an engine when it was lost. One of them may be
+what broke it, so each counts as a failed delivery; jobs that were not begun get another reason."""
+
+
 class DeadlinePassed(CounterhintError):
     """The job's time was over before it had a result."""
 

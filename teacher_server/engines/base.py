@@ -34,13 +34,17 @@ class Engine(ABC):
       busy one.
     - `close`: when it holds threads, processes or device memory.
 
-    and sets `info`, and `concurrent_jobs` when it gains from several jobs at once.
+    and sets `info`, and `concurrent_jobs` or `concurrent_tokens` when it gains from several jobs at
+    once.
     """
 
     info: TeacherInfo
     """What this engine serves, and the limits that jobs must keep."""
     concurrent_jobs: int = 1
     """Jobs that it takes at once; the others wait in front of it."""
+    concurrent_tokens: int | None = None
+    """Tokens (`ScoringJob.tokens_computed`) that it takes at once, however many jobs they are; when
+    set, it takes the place of `concurrent_jobs`. A larger job runs alone."""
 
     @abstractmethod
     async def score(self, job: ScoringJob) -> Scored:
