@@ -121,4 +121,9 @@ def common_limits(teachers: Sequence[TeacherInfo]) -> TeacherInfo:
         max_model_len=min(teacher.max_model_len for teacher in teachers),
         max_top_k=min(teacher.max_top_k for teacher in teachers),
         max_job_tokens=min(teacher.max_job_tokens for teacher in teachers),
+        outputs=tuple(
+            name
+            for name in teachers[0].outputs
+            if all(name in teacher.outputs for teacher in teachers)
+        ),
     )

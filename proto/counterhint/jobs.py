@@ -5,7 +5,7 @@ array, and `ScoringResult.pair` gives the slice of one of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,15 @@ class Outputs:
     """The log probs of `ScoringJob.token_ids`."""
     entropy: bool = False
     """The entropy of the teacher's distribution, in nats."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which of `OUTPUT_NAMES` are asked for."""
+        return tuple(name for name in OUTPUT_NAMES if getattr(self, name))
+
+
+OUTPUT_NAMES = tuple(field.name for field in fields(Outputs))
+"""Everything that a teacher can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,7 @@ class Scores:
     sampled: NDArray[np.float32] | None = None
     """`[N]`: log probs of the response's own tokens."""
     top_k_ids: NDArray[np.int32] | None = None
-    """`[N, k]`: the most probable ids, best first."""
+    """`[N, k]`: the most probable ids, best first; -1 where they are missing."""
     top_k_log_probs: NDArray[np.float32] | None = None
     """`[N, k]`: their log probs."""
     given: NDArray[np.float32] | None = None
@@ -165,6 +174,8 @@ class TeacherInfo:
     """Version of the engine."""
     max_job_tokens: int
     """Largest job, in `ScoringJob.tokens_computed`."""
+    outputs: tuple[str, ...] = OUTPUT_NAMES
+    """Which of `OUTPUT_NAMES` it can give. A teacher that names none gives none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ indices. What depends on the teacher is in `counterhint.validation`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from counterhint.jobs import (
     Weights,
 )
 from counterhint.tensors import decode_sequences, decode_tensor, encode_sequences, encode_tensor
+from counterhint.top_k import decode_top_k, encode_top_k
 from counterhint.v1 import scoring_pb2
 
 
@@ -150,11 +152,17 @@ def _check_given_ids(job: ScoringJob) -> None:
 
 
 def scores_to_message(scores: Scores) -> scoring_pb2.Scores:
-    """The message of scores."""
+    """The message of scores.
+
+    Raises:
+        EngineFailure: top-k numbers that are no log probs or no token ids.
+    """
     message = scoring_pb2.Scores(
         missing=[scoring_pb2.Missing(pair=m.pair, reason=m.reason) for m in scores.missing]
     )
-    for name in ("sampled", "top_k_ids", "top_k_log_probs", "given", "entropy", "valid"):
+    if scores.top_k_ids is not None and scores.top_k_log_probs is not None:
+        message.top_k.CopyFrom(encode_top_k(scores.top_k_ids, scores.top_k_log_probs))
+    for name in ("sampled", "given", "entropy", "valid"):
         array = getattr(scores, name)
         if array is not None:
             getattr(message, name).CopyFrom(encode_tensor(array))
@@ -162,7 +170,11 @@ def scores_to_message(scores: Scores) -> scoring_pb2.Scores:
 
 
 def result_to_message(result: ScoringResult) -> scoring_pb2.ScoreResponse:
-    """The message of a result."""
+    """The message of a result.
+
+    Raises:
+        EngineFailure: top-k numbers that are no log probs or no token ids.
+    """
     return scoring_pb2.ScoreResponse(
         id=result.job_id,
         scores=scores_to_message(result.scores),
@@ -206,9 +218,15 @@ def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> 
         expected["entropy"] = (np.float32, (rows,))
     if message.scores.HasField("valid"):
         expected["valid"] = (np.bool_, (rows,))
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    if outputs.top_k:
+        arrays["top_k_ids"], arrays["top_k_log_probs"] = decode_top_k(
+            message.scores.top_k, "scores.top_k"
+        )
     for name, (dtype, shape) in expected.items():
-        array = decode_tensor(getattr(message.scores, name), f"scores.{name}")
+        if name not in arrays:
+            arrays[name] = decode_tensor(getattr(message.scores, name), f"scores.{name}")
+        array = arrays[name]
         if array.dtype != dtype or array.shape != shape:
             raise EngineFailure(
                 f"scores.{name} is {array.dtype} {list(array.shape)}, but job {job.id!r} asks for "
@@ -216,7 +234,6 @@ def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> 
                 reason="MALFORMED_SCORES",
                 details={"job": job.id, "tensor": name},
             )
-        arrays[name] = array
     scores = Scores(
         **arrays, missing=tuple(Missing(m.pair, m.reason) for m in message.scores.missing)
     )
@@ -299,6 +316,5 @@ def teacher_to_message(teacher: TeacherInfo) -> scoring_pb2.GetTeacherResponse:
 
 def teacher_from_message(message: scoring_pb2.GetTeacherResponse) -> TeacherInfo:
     """The teacher's description of a message."""
-    return TeacherInfo(
-        **{name: getattr(message, name) for name in TeacherInfo.__dataclass_fields__}
-    )
+    fields = {name: getattr(message, name) for name in TeacherInfo.__dataclass_fields__}
+    return TeacherInfo(**{**fields, "outputs": tuple(message.outputs)})

@@ -25,6 +25,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     scoring_pb2.ELEMENT_TYPE_INT64: np.dtype("<i8"),
     scoring_pb2.ELEMENT_TYPE_UINT8: np.dtype("u1"),
     scoring_pb2.ELEMENT_TYPE_UINT16: np.dtype("<u2"),
+    scoring_pb2.ELEMENT_TYPE_UINT32: np.dtype("<u4"),
     scoring_pb2.ELEMENT_TYPE_BOOL: np.dtype("?"),
 }
 _ELEMENT_TYPES = {dtype: element_type for element_type, dtype in _DTYPES.items()}

@@ -10,12 +10,25 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo) -> None:
 
     Raises:
         TokenizerMismatch: the job's ids were made with another tokenizer.
-        InvalidJob: a token id outside the vocabulary, a pair longer than the model takes, or more
-            top-k entries than the teacher gives.
+        InvalidJob: an output that the teacher cannot give, a token id outside the vocabulary, a
+            pair longer than the model takes, or more top-k entries than the teacher gives.
         Overloaded: the job as a whole is larger than the teacher's bound.
     """
     if job.tokenizer_fingerprint != teacher.tokenizer_fingerprint:
         raise TokenizerMismatch(job.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
+    for name in job.outputs.names:
+        if name not in teacher.outputs:
+            raise InvalidJob(
+                f"the job asks for {name}, but the teacher (engine {teacher.engine} "
+                f"{teacher.engine_version}) gives {', '.join(teacher.outputs) or 'nothing'}: do "
+                "without it, or serve a teacher that gives it",
+                reason="OUTPUT_UNSUPPORTED",
+                details={
+                    "output": name,
+                    "engine": teacher.engine,
+                    "supported": ",".join(teacher.outputs),
+                },
+            )
     if job.outputs.top_k > teacher.max_top_k:
         raise InvalidJob(
             f"top_k is {job.outputs.top_k}, but the teacher gives at most {teacher.max_top_k}",

@@ -59,9 +59,14 @@ def make_result(job: ScoringJob) -> ScoringResult:
     )
 
 
-def floats(shape: int | tuple[int, ...]) -> st.SearchStrategy[NDArray[np.float32]]:
-    """Finite float32 arrays."""
-    return st_numpy.arrays(np.float32, shape, elements=st.floats(-100, 0, width=32))
+def log_probs(shape: int | tuple[int, ...]) -> st.SearchStrategy[NDArray[np.float32]]:
+    """Float32 arrays of log probs that top-k entries carry without rounding."""
+    elements = st.just(0.0) | st.floats(-100, -(2.0**-30), width=32)
+    return st_numpy.arrays(np.float32, shape, elements=elements)
+
+
+existing_ids = st.integers(0, 2**18 - 1) | st.integers(0, 2**31 - 1)
+"""Ids of a usual vocabulary, and all others that there can be."""
 
 
 def token_ids(shape: int | tuple[int, ...]) -> st.SearchStrategy[NDArray[np.int32]]:
@@ -116,13 +121,15 @@ def answered_jobs(draw: st.DrawFn) -> tuple[ScoringJob, ScoringResult]:
     valid = np.repeat(~np.isin(np.arange(len(lengths)), missing), lengths)
 
     def with_gaps(*columns: int) -> NDArray[np.float32]:
-        array = draw(floats((rows, *columns)))
+        array = draw(log_probs((rows, *columns)))
         array[~valid] = np.nan
         return array
 
+    top_k_ids = draw(st_numpy.arrays(np.int32, (rows, outputs.top_k), elements=existing_ids))
+    top_k_ids[~valid] = -1
     scores = Scores(
         sampled=with_gaps() if outputs.sampled else None,
-        top_k_ids=draw(token_ids((rows, outputs.top_k))) if outputs.top_k else None,
+        top_k_ids=top_k_ids if outputs.top_k else None,
         top_k_log_probs=with_gaps(outputs.top_k) if outputs.top_k else None,
         given=with_gaps(job.token_ids.shape[1]) if job.token_ids is not None else None,
         entropy=with_gaps() if outputs.entropy else None,

@@ -26,6 +26,7 @@ from counterhint.messages import (
     teacher_to_message,
 )
 from counterhint.tensors import encode_tensor
+from counterhint.top_k import encode_top_k
 from counterhint.v1 import scoring_pb2
 from tests.counterhint.damage import damaged
 from tests.counterhint.examples import TEACHER, answered_jobs, jobs, make_job, make_result
@@ -62,6 +63,8 @@ def test_any_result_survives_the_round_trip(answered: tuple[ScoringJob, ScoringR
 
 def test_a_teacher_survives_the_round_trip() -> None:
     assert teacher_from_message(teacher_to_message(TEACHER)) == TEACHER
+    only_sampled = dataclasses.replace(TEACHER, outputs=("sampled",))
+    assert teacher_from_message(teacher_to_message(only_sampled)) == only_sampled
     assert {field.name for field in dataclasses.fields(TeacherInfo)} == {
         field.name for field in scoring_pb2.GetTeacherResponse.DESCRIPTOR.fields
     }
@@ -95,6 +98,12 @@ def test_a_damaged_result_is_refused_or_answers_the_job(
                     assert len(array) == length
                     counted = array if scores.valid is None else array[scores.valid]
                     assert np.isfinite(counted).all()
+
+
+def test_a_teacher_that_names_no_outputs_gives_none() -> None:
+    message = teacher_to_message(TEACHER)
+    message.ClearField("outputs")
+    assert teacher_from_message(message).outputs == ()
 
 
 def _message(**changes: Any) -> scoring_pb2.ScoreRequest:
@@ -157,6 +166,15 @@ def test_an_output_that_was_asked_for_must_be_there() -> None:
     job = make_job(outputs=Outputs(sampled=True, entropy=True))
     with pytest.raises((EngineFailure, InvalidJob), match=r"scores\.entropy"):
         result_from_message(result_to_message(make_result(job)), job)
+
+
+def test_a_top_k_of_another_size_is_refused() -> None:
+    job = make_job(outputs=Outputs(top_k=2))
+    entries = np.zeros((5, 3), dtype=np.int32), np.full((5, 3), -1, dtype=np.float32)
+    message = result_to_message(make_result(job))
+    message.scores.top_k.CopyFrom(encode_top_k(*entries))
+    with pytest.raises(EngineFailure, match=r"top_k_ids is int32 \[5, 3\], .* int32 \[5, 2\]"):
+        result_from_message(message, job)
 
 
 def test_missing_numbers_need_a_reason() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,30 @@ def test_what_it_cannot_score_is_refused_by_name(
         validate_job(job, TEACHER)
     assert refusal.value.reason == reason
     assert refusal.value.retry_after == 0  # trying again never helps
+
+
+@pytest.mark.parametrize(
+    ("supported", "given"), [(("sampled", "top_k"), "gives sampled, top_k"), ((), "gives nothing")]
+)
+def test_an_output_that_the_teacher_cannot_give_is_refused_by_name(
+    supported: tuple[str, ...], given: str
+) -> None:
+    teacher = replace(TEACHER, outputs=supported)
+    job = make_job(outputs=Outputs(sampled=False, entropy=True))
+    with pytest.raises(
+        InvalidJob, match=rf"asks for entropy.*engine example 1\) {given}"
+    ) as refusal:
+        validate_job(job, teacher)
+    assert refusal.value.reason == "OUTPUT_UNSUPPORTED"
+    assert refusal.value.details == {
+        "output": "entropy",
+        "engine": "example",
+        "supported": ",".join(supported),
+    }
+
+
+def test_only_the_outputs_that_are_asked_for_must_be_supported() -> None:
+    validate_job(make_job(), replace(TEACHER, outputs=("sampled",)))
 
 
 def test_an_unused_context_costs_nothing_and_a_shared_one_counts_once() -> None:

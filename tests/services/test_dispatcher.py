@@ -300,5 +300,8 @@ def test_stopping_finishes_what_can_be_finished_and_releases_the_rest(address: s
 
 def test_common_limits_are_those_that_every_teacher_keeps() -> None:
     large = TeacherInfo("model", "r0", "f" * 64, 64, 4096, 8, "script", "1", 8192)
-    long_only, small_only = replace(large, max_top_k=2), replace(large, max_model_len=100)
-    assert common_limits([long_only, small_only]) == replace(large, max_top_k=2, max_model_len=100)
+    long_only = replace(large, max_top_k=2, outputs=("sampled", "top_k", "entropy"))
+    small_only = replace(large, max_model_len=100, outputs=("given", "entropy", "sampled"))
+    assert common_limits([long_only, small_only]) == replace(
+        large, max_top_k=2, max_model_len=100, outputs=("sampled", "entropy")
+    )

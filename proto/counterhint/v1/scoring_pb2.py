@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ounterhint/v1/scoring.proto\x12\x0e\x63ounterhint.v1\"X\n\x06Tensor\x12\x31\n\x0c\x65lement_type\x18\x01 \x01(\x0e\x32\x1b.counterhint.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"4\n\x0eTokenSequences\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\"F\n\x07Weights\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"I\n\x07Outputs\x12\x0f\n\x07sampled\x18\x01 \x01(\x08\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05given\x18\x03 \x01(\x08\x12\x0f\n\x07\x65ntropy\x18\x04 \x01(\x08\"\x13\n\x11GetTeacherRequest\"\xdd\x01\n\x12GetTeacherResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x18\n\x10weights_revision\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x11\n\tmax_top_k\x18\x06 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x16\n\x0emax_job_tokens\x18\t \x01(\x04\"\xe6\x02\n\x0cScoreRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x30\n\x08\x63ontexts\x18\x03 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12\x31\n\tresponses\x18\x04 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12%\n\x05pairs\x18\x05 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x07outputs\x18\x06 \x01(\x0b\x32\x17.counterhint.v1.Outputs\x12)\n\ttoken_ids\x18\x07 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12\x1d\n\x15tokenizer_fingerprint\x18\x08 \x01(\t\x12(\n\x07weights\x18\t \x01(\x0b\x32\x17.counterhint.v1.Weights\x12\x10\n\x08priority\x18\n \x01(\x05\"\xae\x02\n\x06Scores\x12\'\n\x07sampled\x18\x01 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12)\n\ttop_k_ids\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12/\n\x0ftop_k_log_probs\x18\x03 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12%\n\x05given\x18\x04 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12\'\n\x07\x65ntropy\x18\x05 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12%\n\x05valid\x18\x06 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x07missing\x18\x07 \x03(\x0b\x32\x17.counterhint.v1.Missing\"\'\n\x07Missing\x12\x0c\n\x04pair\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"c\n\x04\x43ost\x12\x14\n\x0ctokens_naive\x18\x01 \x01(\x04\x12\x17\n\x0ftokens_computed\x18\x02 \x01(\x04\x12\x16\n\x0e\x65ngine_seconds\x18\x03 \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\"\xda\x01\n\rScoreResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Scores\x12\x18\n\x10weights_revision\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x07 \x01(\t\x12\"\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x14.counterhint.v1.Cost\"\xbc\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32$.counterhint.v1.Failure.DetailsEntry\x12\x1b\n\x13retry_after_seconds\x18\x05 \x01(\x01\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x12ScoreStreamRequest\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.counterhint.v1.ScoreRequest\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\x01\"\x8b\x01\n\x13ScoreStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.counterhint.v1.ScoreResponseH\x00\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x17.counterhint.v1.FailureH\x00\x42\t\n\x07outcome*\xf1\x01\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT64\x10\x02\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x45LEMENT_TYPE_INT32\x10\x04\x12\x16\n\x12\x45LEMENT_TYPE_INT64\x10\x05\x12\x16\n\x12\x45LEMENT_TYPE_UINT8\x10\x06\x12\x17\n\x13\x45LEMENT_TYPE_UINT16\x10\x07\x12\x15\n\x11\x45LEMENT_TYPE_BOOL\x10\x08\x32\x87\x02\n\x0eScoringService\x12S\n\nGetTeacher\x12!.counterhint.v1.GetTeacherRequest\x1a\".counterhint.v1.GetTeacherResponse\x12\x44\n\x05Score\x12\x1c.counterhint.v1.ScoreRequest\x1a\x1d.counterhint.v1.ScoreResponse\x12Z\n\x0bScoreStream\x12\".counterhint.v1.ScoreStreamRequest\x1a#.counterhint.v1.ScoreStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63ounterhint/v1/scoring.proto\x12\x0e\x63ounterhint.v1\"X\n\x06Tensor\x12\x31\n\x0c\x65lement_type\x18\x01 \x01(\x0e\x32\x1b.counterhint.v1.ElementType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"4\n\x0eTokenSequences\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\"F\n\x07Weights\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\"I\n\x07Outputs\x12\x0f\n\x07sampled\x18\x01 \x01(\x08\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05given\x18\x03 \x01(\x08\x12\x0f\n\x07\x65ntropy\x18\x04 \x01(\x08\"\x13\n\x11GetTeacherRequest\"\xee\x01\n\x12GetTeacherResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x18\n\x10weights_revision\x18\x02 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x03 \x01(\t\x12\x12\n\nvocab_size\x18\x04 \x01(\r\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x11\n\tmax_top_k\x18\x06 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x16\n\x0emax_job_tokens\x18\t \x01(\x04\x12\x0f\n\x07outputs\x18\n \x03(\t\"\xe6\x02\n\x0cScoreRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x30\n\x08\x63ontexts\x18\x03 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12\x31\n\tresponses\x18\x04 \x01(\x0b\x32\x1e.counterhint.v1.TokenSequences\x12%\n\x05pairs\x18\x05 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x07outputs\x18\x06 \x01(\x0b\x32\x17.counterhint.v1.Outputs\x12)\n\ttoken_ids\x18\x07 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12\x1d\n\x15tokenizer_fingerprint\x18\x08 \x01(\t\x12(\n\x07weights\x18\t \x01(\x0b\x32\x17.counterhint.v1.Weights\x12\x10\n\x08priority\x18\n \x01(\x05\"W\n\x04TopK\x12%\n\x05words\x18\x01 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x08high_ids\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Tensor\"\x9f\x02\n\x06Scores\x12\'\n\x07sampled\x18\x01 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12%\n\x05given\x18\x04 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12\'\n\x07\x65ntropy\x18\x05 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12%\n\x05valid\x18\x06 \x01(\x0b\x32\x16.counterhint.v1.Tensor\x12(\n\x07missing\x18\x07 \x03(\x0b\x32\x17.counterhint.v1.Missing\x12#\n\x05top_k\x18\x08 \x01(\x0b\x32\x14.counterhint.v1.TopKJ\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04R\ttop_k_idsR\x0ftop_k_log_probs\"\'\n\x07Missing\x12\x0c\n\x04pair\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"c\n\x04\x43ost\x12\x14\n\x0ctokens_naive\x18\x01 \x01(\x04\x12\x17\n\x0ftokens_computed\x18\x02 \x01(\x04\x12\x16\n\x0e\x65ngine_seconds\x18\x03 \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\"\xda\x01\n\rScoreResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x06scores\x18\x02 \x01(\x0b\x32\x16.counterhint.v1.Scores\x12\x18\n\x10weights_revision\x18\x03 \x01(\t\x12\x1d\n\x15tokenizer_fingerprint\x18\x04 \x01(\t\x12\x10\n\x08model_id\x18\x05 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x07 \x01(\t\x12\"\n\x04\x63ost\x18\x08 \x01(\x0b\x32\x14.counterhint.v1.Cost\"\xbc\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32$.counterhint.v1.Failure.DetailsEntry\x12\x1b\n\x13retry_after_seconds\x18\x05 \x01(\x01\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"X\n\x12ScoreStreamRequest\x12)\n\x03job\x18\x01 \x01(\x0b\x32\x1c.counterhint.v1.ScoreRequest\x12\x17\n\x0ftimeout_seconds\x18\x02 \x01(\x01\"\x8b\x01\n\x13ScoreStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x31\n\x08response\x18\x02 \x01(\x0b\x32\x1d.counterhint.v1.ScoreResponseH\x00\x12*\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x17.counterhint.v1.FailureH\x00\x42\t\n\x07outcome*\x8a\x02\n\x0b\x45lementType\x12\x1c\n\x18\x45LEMENT_TYPE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT32\x10\x01\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT64\x10\x02\x12\x18\n\x14\x45LEMENT_TYPE_FLOAT16\x10\x03\x12\x16\n\x12\x45LEMENT_TYPE_INT32\x10\x04\x12\x16\n\x12\x45LEMENT_TYPE_INT64\x10\x05\x12\x16\n\x12\x45LEMENT_TYPE_UINT8\x10\x06\x12\x17\n\x13\x45LEMENT_TYPE_UINT16\x10\x07\x12\x15\n\x11\x45LEMENT_TYPE_BOOL\x10\x08\x12\x17\n\x13\x45LEMENT_TYPE_UINT32\x10\t2\x87\x02\n\x0eScoringService\x12S\n\nGetTeacher\x12!.counterhint.v1.GetTeacherRequest\x1a\".counterhint.v1.GetTeacherResponse\x12\x44\n\x05Score\x12\x1c.counterhint.v1.ScoreRequest\x1a\x1d.counterhint.v1.ScoreResponse\x12Z\n\x0bScoreStream\x12\".counterhint.v1.ScoreStreamRequest\x1a#.counterhint.v1.ScoreStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FAILURE_DETAILSENTRY']._loaded_options = None
   _globals['_FAILURE_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_ELEMENTTYPE']._serialized_start=2037
-  _globals['_ELEMENTTYPE']._serialized_end=2278
+  _globals['_ELEMENTTYPE']._serialized_start=2128
+  _globals['_ELEMENTTYPE']._serialized_end=2394
   _globals['_TENSOR']._serialized_start=48
   _globals['_TENSOR']._serialized_end=136
   _globals['_TOKENSEQUENCES']._serialized_start=138
@@ -46,25 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTEACHERREQUEST']._serialized_start=339
   _globals['_GETTEACHERREQUEST']._serialized_end=358
   _globals['_GETTEACHERRESPONSE']._serialized_start=361
-  _globals['_GETTEACHERRESPONSE']._serialized_end=582
-  _globals['_SCOREREQUEST']._serialized_start=585
-  _globals['_SCOREREQUEST']._serialized_end=943
-  _globals['_SCORES']._serialized_start=946
-  _globals['_SCORES']._serialized_end=1248
-  _globals['_MISSING']._serialized_start=1250
-  _globals['_MISSING']._serialized_end=1289
-  _globals['_COST']._serialized_start=1291
-  _globals['_COST']._serialized_end=1390
-  _globals['_SCORERESPONSE']._serialized_start=1393
-  _globals['_SCORERESPONSE']._serialized_end=1611
-  _globals['_FAILURE']._serialized_start=1614
-  _globals['_FAILURE']._serialized_end=1802
-  _globals['_FAILURE_DETAILSENTRY']._serialized_start=1756
-  _globals['_FAILURE_DETAILSENTRY']._serialized_end=1802
-  _globals['_SCORESTREAMREQUEST']._serialized_start=1804
-  _globals['_SCORESTREAMREQUEST']._serialized_end=1892
-  _globals['_SCORESTREAMRESPONSE']._serialized_start=1895
-  _globals['_SCORESTREAMRESPONSE']._serialized_end=2034
-  _globals['_SCORINGSERVICE']._serialized_start=2281
-  _globals['_SCORINGSERVICE']._serialized_end=2544
+  _globals['_GETTEACHERRESPONSE']._serialized_end=599
+  _globals['_SCOREREQUEST']._serialized_start=602
+  _globals['_SCOREREQUEST']._serialized_end=960
+  _globals['_TOPK']._serialized_start=962
+  _globals['_TOPK']._serialized_end=1049
+  _globals['_SCORES']._serialized_start=1052
+  _globals['_SCORES']._serialized_end=1339
+  _globals['_MISSING']._serialized_start=1341
+  _globals['_MISSING']._serialized_end=1380
+  _globals['_COST']._serialized_start=1382
+  _globals['_COST']._serialized_end=1481
+  _globals['_SCORERESPONSE']._serialized_start=1484
+  _globals['_SCORERESPONSE']._serialized_end=1702
+  _globals['_FAILURE']._serialized_start=1705
+  _globals['_FAILURE']._serialized_end=1893
+  _globals['_FAILURE_DETAILSENTRY']._serialized_start=1847
+  _globals['_FAILURE_DETAILSENTRY']._serialized_end=1893
+  _globals['_SCORESTREAMREQUEST']._serialized_start=1895
+  _globals['_SCORESTREAMREQUEST']._serialized_end=1983
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=1986
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=2125
+  _globals['_SCORINGSERVICE']._serialized_start=2397
+  _globals['_SCORINGSERVICE']._serialized_end=2660
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,8 @@ class _ElementTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """Unsigned 16-bit integer."""
     ELEMENT_TYPE_BOOL: _ElementType.ValueType  # 8
     """One byte an element, 0 or 1."""
+    ELEMENT_TYPE_UINT32: _ElementType.ValueType  # 9
+    """Unsigned 32-bit integer."""
 
 class ElementType(_ElementType, metaclass=_ElementTypeEnumTypeWrapper):
     """Element types of a tensor."""
@@ -70,6 +72,8 @@ ELEMENT_TYPE_UINT16: ElementType.ValueType  # 7
 """Unsigned 16-bit integer."""
 ELEMENT_TYPE_BOOL: ElementType.ValueType  # 8
 """One byte an element, 0 or 1."""
+ELEMENT_TYPE_UINT32: ElementType.ValueType  # 9
+"""Unsigned 32-bit integer."""
 Global___ElementType: typing_extensions.TypeAlias = ElementType
 
 @typing.final
@@ -211,6 +215,7 @@ class GetTeacherResponse(google.protobuf.message.Message):
     ENGINE_FIELD_NUMBER: builtins.int
     ENGINE_VERSION_FIELD_NUMBER: builtins.int
     MAX_JOB_TOKENS_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
     model_id: builtins.str
     """The model's name."""
     weights_revision: builtins.str
@@ -229,6 +234,12 @@ class GetTeacherResponse(google.protobuf.message.Message):
     """Version of the engine."""
     max_job_tokens: builtins.int
     """Largest job, in computed tokens (contexts once, responses once a pair)."""
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The fields of `Outputs` that this teacher can give, by name. An empty list means none: a
+        teacher older than this field packs its top-k otherwise, so it is no teacher for this contract.
+        """
+
     def __init__(
         self,
         *,
@@ -241,8 +252,9 @@ class GetTeacherResponse(google.protobuf.message.Message):
         engine: builtins.str = ...,
         engine_version: builtins.str = ...,
         max_job_tokens: builtins.int = ...,
+        outputs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["engine", b"engine", "engine_version", b"engine_version", "max_job_tokens", b"max_job_tokens", "max_model_len", b"max_model_len", "max_top_k", b"max_top_k", "model_id", b"model_id", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_revision", b"weights_revision"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine", b"engine", "engine_version", b"engine_version", "max_job_tokens", b"max_job_tokens", "max_model_len", b"max_model_len", "max_top_k", b"max_top_k", "model_id", b"model_id", "outputs", b"outputs", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_revision", b"weights_revision"]) -> None: ...
 
 Global___GetTeacherResponse: typing_extensions.TypeAlias = GetTeacherResponse
 
@@ -314,29 +326,55 @@ class ScoreRequest(google.protobuf.message.Message):
 Global___ScoreRequest: typing_extensions.TypeAlias = ScoreRequest
 
 @typing.final
+class TopK(google.protobuf.message.Message):
+    """The most probable tokens of N positions, best first, without loss in 6 bytes an entry: 29 bits of
+    log prob, then the id in 19 bits (ids below 2^11 take 5 bytes an entry, those from 2^19 on 8).
+
+    A log prob is never positive, so its size |log prob| says all. The size is divided by 2^96, which
+    a float32 does exactly: what is below 2^32 then has its three topmost bits clear. Sizes below
+    2^-30 are rounded to a multiple of 2^-53.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORDS_FIELD_NUMBER: builtins.int
+    HIGH_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def words(self) -> Global___Tensor:
+        """uint32 [N, k]: the 29 lower bits of float32(|log prob| / 2^96), then the 3 lowest bits of the
+        id. All bits are set where the numbers are missing.
+        """
+
+    @property
+    def high_ids(self) -> Global___Tensor:
+        """uint8, uint16 or uint32 [N, k]: the id without its 3 lowest bits; 0 where it is missing."""
+
+    def __init__(
+        self,
+        *,
+        words: Global___Tensor | None = ...,
+        high_ids: Global___Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["high_ids", b"high_ids", "words", b"words"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["high_ids", b"high_ids", "words", b"words"]) -> None: ...
+
+Global___TopK: typing_extensions.TypeAlias = TopK
+
+@typing.final
 class Scores(google.protobuf.message.Message):
     """Scores of all pairs, N = the sum of the pairs' response lengths, in the order of the pairs."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SAMPLED_FIELD_NUMBER: builtins.int
-    TOP_K_IDS_FIELD_NUMBER: builtins.int
-    TOP_K_LOG_PROBS_FIELD_NUMBER: builtins.int
     GIVEN_FIELD_NUMBER: builtins.int
     ENTROPY_FIELD_NUMBER: builtins.int
     VALID_FIELD_NUMBER: builtins.int
     MISSING_FIELD_NUMBER: builtins.int
+    TOP_K_FIELD_NUMBER: builtins.int
     @property
     def sampled(self) -> Global___Tensor:
         """float32 [N]: log probs of the response's own tokens."""
-
-    @property
-    def top_k_ids(self) -> Global___Tensor:
-        """int32 [N, k]: the most probable ids, best first."""
-
-    @property
-    def top_k_log_probs(self) -> Global___Tensor:
-        """float32 [N, k]: their log probs."""
 
     @property
     def given(self) -> Global___Tensor:
@@ -354,19 +392,22 @@ class Scores(google.protobuf.message.Message):
     def missing(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Missing]:
         """Why positions are missing."""
 
+    @property
+    def top_k(self) -> Global___TopK:
+        """The most probable ids and their log probs."""
+
     def __init__(
         self,
         *,
         sampled: Global___Tensor | None = ...,
-        top_k_ids: Global___Tensor | None = ...,
-        top_k_log_probs: Global___Tensor | None = ...,
         given: Global___Tensor | None = ...,
         entropy: Global___Tensor | None = ...,
         valid: Global___Tensor | None = ...,
         missing: collections.abc.Iterable[Global___Missing] | None = ...,
+        top_k: Global___TopK | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["entropy", b"entropy", "given", b"given", "sampled", b"sampled", "top_k_ids", b"top_k_ids", "top_k_log_probs", b"top_k_log_probs", "valid", b"valid"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["entropy", b"entropy", "given", b"given", "missing", b"missing", "sampled", b"sampled", "top_k_ids", b"top_k_ids", "top_k_log_probs", b"top_k_log_probs", "valid", b"valid"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["entropy", b"entropy", "given", b"given", "sampled", b"sampled", "top_k", b"top_k", "valid", b"valid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["entropy", b"entropy", "given", b"given", "missing", b"missing", "sampled", b"sampled", "top_k", b"top_k", "valid", b"valid"]) -> None: ...
 
 Global___Scores: typing_extensions.TypeAlias = Scores
 
