@@ -5,13 +5,16 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.errors import InputError
+
+if TYPE_CHECKING:
+    from teacher_server.engines.base import Engine
 
 
 class Serve(Command):
@@ -29,10 +32,16 @@ class Serve(Command):
     """Model folder in the transformers format, with its tokenizer."""
     listen: str = "127.0.0.1:50051"
     """host:port (port 0: any free one) or unix:///path."""
-    engine: Literal["transformers"] = "transformers"
-    """What computes the log probs."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm]."""
+    engine_arg: list[str] = Field([])
+    """vllm: an engine argument by its name in Python, name=value; repeatable."""
+    scoring_path: Literal["auto", "response-rows", "token-ids", "prompt-log-probs"] = "auto"
+    """vllm: how it is asked for scores; auto takes the best that release and device have."""
+    capped_hits: bool = True
+    """vllm: end prefix hits where scoring starts; otherwise swallowed rows are asked for again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it computes; auto takes a GPU when there is one."""
+    """transformers: where it computes; auto takes a GPU when there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations; log probs are float32 in any case."""
     model_id: str | None = None
@@ -42,7 +51,7 @@ class Serve(Command):
     max_top_k: int = Field(128, ge=0)
     """Largest top-k that a job may ask for."""
     max_batch_tokens: int = Field(16384, ge=1)
-    """Most tokens of a batch, padding and cached ones included."""
+    """transformers: most tokens of a batch, padding and cached ones included."""
     max_job_tokens: int = Field(1_048_576, ge=1)
     """Largest job in computed tokens; larger ones are refused for good."""
     max_queued_tokens: int = Field(1_048_576, ge=1)
@@ -60,7 +69,6 @@ class Serve(Command):
 
     def run(self) -> int:
         """Serves until a signal comes."""
-        from teacher_server.engines.base import Engine
         from teacher_server.server import ServerOptions, serve
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -77,29 +85,59 @@ class Serve(Command):
             stream_jobs=self.stream_jobs,
         )
 
-        def make_engine() -> Engine:
-            from transformers.utils.logging import disable_progress_bar
+        asyncio.run(serve(options, self._make_engine, lambda line: print(line, flush=True)))
+        return EXIT_DONE
 
-            from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+    def _make_engine(self) -> "Engine":
+        """The engine that the options describe."""
+        if wrong := sorted(self.model_fields_set & _OPTIONS_OF_OTHERS[self.engine]):
+            flag = wrong[0].replace("_", "-")
+            raise InputError(f"--{flag} does not go with --engine {self.engine}; remove it")
+        if self.engine == "vllm":
+            from teacher_server.engines.vllm.engine import VllmEngine
+            from teacher_server.engines.vllm.options import VllmOptions, parse_engine_args
 
-            disable_progress_bar()
-            return TransformersEngine(
-                TransformersOptions(
+            return VllmEngine(
+                VllmOptions(
                     model=self.model,
                     model_id=self.model_id,
-                    device=self.device,
                     dtype=self.dtype,
-                    max_batch_tokens=self.max_batch_tokens,
                     max_model_len=self.max_model_len,
                     max_top_k=self.max_top_k,
                     max_job_tokens=self.max_job_tokens,
                     weights_roots=tuple(self.weights_root),
                     max_loaded_weights=self.max_loaded_weights,
+                    scoring_path=self.scoring_path,
+                    capped_hits=self.capped_hits,
+                    engine_args=parse_engine_args(self.engine_arg),
                 )
             )
+        from transformers.utils.logging import disable_progress_bar
 
-        asyncio.run(serve(options, make_engine, lambda line: print(line, flush=True)))
-        return EXIT_DONE
+        from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+
+        disable_progress_bar()
+        return TransformersEngine(
+            TransformersOptions(
+                model=self.model,
+                model_id=self.model_id,
+                device=self.device,
+                dtype=self.dtype,
+                max_batch_tokens=self.max_batch_tokens,
+                max_model_len=self.max_model_len,
+                max_top_k=self.max_top_k,
+                max_job_tokens=self.max_job_tokens,
+                weights_roots=tuple(self.weights_root),
+                max_loaded_weights=self.max_loaded_weights,
+            )
+        )
+
+
+_OPTIONS_OF_OTHERS = {
+    "transformers": {"engine_arg", "scoring_path", "capped_hits"},
+    "vllm": {"device", "max_batch_tokens"},
+}
+"""Options that mean nothing to an engine."""
 
 
 class BenchScoring(Command):
@@ -151,4 +189,58 @@ class BenchScoring(Command):
                 print(
                     f"{name:<16} {value:.6g}" if isinstance(value, float) else f"{name:<16} {value}"
                 )
+        return EXIT_DONE
+
+
+class BenchWire(Command):
+    """Measure replies on the wire, in bytes and time, against the JSON of OpenAI-compatible servers.
+
+    example:
+      counterhint bench wire --json
+      counterhint bench wire --group 8 --wrong 4 --top-k 100 --vocab-size 151936
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_BENCH_")
+
+    group: int = Field(8, ge=2)
+    """Rollouts of the group, and contexts: every rollout is a hint for its siblings."""
+    wrong: int = Field(4, ge=0)
+    """Wrong hints of a rollout, beside its correct one."""
+    context_tokens: int = Field(600, ge=1)
+    """Tokens of each context."""
+    response_tokens: int = Field(200, ge=1)
+    """Tokens of each response."""
+    top_k: int = Field(16, ge=1)
+    """Entries of a position, for the reply with the top k."""
+    vocab_size: int = Field(151_936, ge=1, le=2**31)
+    """Token ids are below this; 151,936 is Qwen's."""
+    repeats: int = Field(5, ge=1)
+    """Rounds after the first one; medians are shown."""
+    json_output: bool = Field(False, validation_alias=AliasChoices("json"))
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Measures and prints."""
+        from teacher_server.bench_wire import bench_wire
+
+        figures = asdict(
+            bench_wire(
+                self.group,
+                self.wrong,
+                self.context_tokens,
+                self.response_tokens,
+                self.top_k,
+                self.vocab_size,
+                self.repeats,
+            )
+        )
+        if self.json_output:
+            print(json.dumps(figures))
+            return EXIT_DONE
+        sampled, top_k = figures.pop("sampled"), figures.pop("top_k")
+        for name, value in figures.items():
+            print(f"{name:<24} {value:>12}")
+        print(f"{'reply':<24} {'sampled':>12} {f'and top {self.top_k}':>12}")
+        for name in sampled:
+            print(f"{name:<24} {sampled[name]:>12.6g} {top_k[name]:>12.6g}")
         return EXIT_DONE

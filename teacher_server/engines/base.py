@@ -26,6 +26,7 @@ class Engine(ABC):
 
     A new engine overrides:
 
+    - `start`: when something must be awaited before the first job.
     - `score`: the work itself. It must give the same numbers as one plain full forward pass a pair
       (float32: to 1e-4), honour `job.outputs`, and use one revision of the weights for a whole job.
       The server has validated the job against `info` and checks afterwards that every number is
@@ -45,6 +46,14 @@ class Engine(ABC):
     concurrent_tokens: int | None = None
     """Tokens (`ScoringJob.tokens_computed`) that it takes at once, however many jobs they are; when
     set, it takes the place of `concurrent_jobs`. A larger job runs alone."""
+
+    async def start(self) -> None:
+        """Whatever has to be done on the event loop before the first job.
+
+        Raises:
+            InputError: the engine cannot serve as asked.
+        """
+        return
 
     @abstractmethod
     async def score(self, job: ScoringJob) -> Scored:

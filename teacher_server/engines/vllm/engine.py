@@ -1,0 +1,221 @@
+"""The engine on vLLM's `AsyncLLM`: all pairs of a job in flight at once."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from counterhint.errors import EngineFailure, InputError, Unavailable
+from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, pairs_array
+from teacher_server.engines.base import Engine, Scored
+from teacher_server.engines.model_folder import (
+    check_model_folder,
+    folder_fingerprint,
+    folder_revision,
+)
+from teacher_server.engines.vllm.options import VllmOptions, engine_config
+from teacher_server.engines.vllm.requests import (
+    PairRequest,
+    PromptLogProbsPath,
+    ResponseRowsPath,
+    ScoringPath,
+    pair_requests,
+)
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import RequestOutput
+
+log = logging.getLogger(__name__)
+
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest difference between our path's numbers and the public interface's that is rounding."""
+
+
+class VllmEngine(Engine):
+    """Scores with a vLLM engine in processes of its own.
+
+    Raises:
+        InputError: vLLM is not installed, or does not take the arguments or the model.
+    """
+
+    concurrent_jobs = 64
+
+    def __init__(self, options: VllmOptions) -> None:
+        check_model_folder(options.model)
+        config, path = engine_config(options)
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._options = options
+        self._path: ScoringPath = path()
+        self._steps = _StepCounter()
+        self._names = map(str, itertools.count())
+        self.second_requests = 0
+        """Pairs that had to be sent again because a prefix hit had swallowed some of their rows."""
+        self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
+        self.info = _describe(options, config, self._path)
+
+    async def start(self) -> None:
+        """Sets up scoring in the workers, and compares its numbers with the public interface's."""
+        if isinstance(self._path, ResponseRowsPath):
+            started = await self._llm.collective_rpc("start_scoring_rows")
+            if not all(started):
+                raise InputError(
+                    "--scoring-path response-rows: this vLLM's model runner cannot; give "
+                    "--scoring-path prompt-log-probs"
+                )
+        difference = await self._difference_from_public()
+        if not difference <= PROBE_TOLERANCE[self._options.dtype]:
+            raise InputError(
+                f"--scoring-path {self._path.name}: its log probs differ from vLLM's prompt log "
+                f"probs by {difference:.2g}; give --scoring-path prompt-log-probs"
+            )
+        log.info("scoring path: %s", self._path.name)
+
+    async def score(self, job: ScoringJob) -> Scored:
+        """Scores one job; when it is cancelled, its requests are aborted in vLLM."""
+        start = time.perf_counter()
+        requests = pair_requests(job)
+        try:
+            async with asyncio.TaskGroup() as pairs:
+                # By context, so that a context's requests meet it in the cache.
+                order = np.argsort(job.pairs[:, 0], kind="stable").tolist()
+                tasks = {
+                    index: pairs.create_task(self._score_pair(requests[index])) for index in order
+                }
+        except* Unavailable as errors:
+            raise errors.exceptions[0] from errors
+        except* EngineFailure as errors:
+            raise errors.exceptions[0] from errors
+        replies = [tasks[index].result() for index in range(len(requests))]
+        return Scored(
+            _joined([scores for scores, _ in replies]),
+            self.info.weights_revision,
+            sum(computed for _, computed in replies),
+            time.perf_counter() - start,
+        )
+
+    def progress(self) -> int:
+        """Steps of vLLM's scheduler so far."""
+        return self._steps.count
+
+    async def take_step_seconds(self) -> float:
+        """Seconds that the model runner spent in its steps since this was last asked."""
+        seconds: list[float] = await self._llm.collective_rpc("take_step_seconds")
+        return max(seconds)
+
+    async def close(self) -> None:
+        """Ends vLLM's processes."""
+        self._llm.shutdown()
+
+    async def _score_pair(self, request: PairRequest) -> tuple[Scores, int]:
+        """One pair's scores, and the tokens computed for them."""
+        computed = 0
+        for cached in (True, False):
+            output = await self._generate(
+                request.tokens, self._path.sampling_params(request, cached=cached)
+            )
+            computed += len(request.tokens) - (output.num_cached_tokens or 0)
+            scores = self._path.read(request, output)
+            if scores is not None:
+                return scores, computed
+            self.second_requests += cached
+        raise EngineFailure(
+            "vLLM left out rows of a response although nothing was cached", reason="ROWS_MISSING"
+        )
+
+    async def _generate(self, tokens: list[int], params: "SamplingParams") -> "RequestOutput":
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        final: Any = None
+        try:
+            async for output in self._llm.generate(tokens_input(tokens), params, next(self._names)):
+                final = output
+        except EngineDeadError as error:
+            raise Unavailable("vLLM's engine is dead", reason="ENGINE_DEAD") from error
+        if final is None or final.outputs[0].finish_reason not in ("length", "stop"):
+            raise EngineFailure("vLLM ended a request without a result", reason="ENGINE_FAILED")
+        return final
+
+    async def _difference_from_public(self) -> float:
+        """The largest difference between our path and the public interface on a few tokens."""
+        length = min(8, self.info.max_model_len // 2)
+        ids = (np.arange(2 * length) % self.info.vocab_size).astype(np.int32)
+        job = ScoringJob(
+            "probe",
+            "",
+            (ids[:length],),
+            (ids[length:],),
+            pairs_array([(0, 0)]),
+            self.info.tokenizer_fingerprint,
+            Outputs(),
+        )
+        ours = (await self.score(job)).scores.sampled
+        (request,) = pair_requests(job)
+        public = PromptLogProbsPath()
+        output = await self._generate(request.tokens, public.sampling_params(request, cached=False))
+        expected = public.read(request, output)
+        assert expected is not None
+        assert expected.sampled is not None
+        assert ours is not None
+        return float(np.abs(ours - expected.sampled).max())
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of all pairs, one after another."""
+
+    def column(name: str) -> Any:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    return Scores(
+        sampled=column("sampled"),
+        top_k_ids=column("top_k_ids"),
+        top_k_log_probs=column("top_k_log_probs"),
+        given=column("given"),
+        entropy=column("entropy"),
+    )
+
+
+def _describe(options: VllmOptions, config: Any, path: ScoringPath) -> TeacherInfo:
+    from vllm import __version__
+
+    vocab_size = config.model_config.get_vocab_size()
+    return TeacherInfo(
+        model_id=options.model_id or options.model.resolve().name,
+        weights_revision=folder_revision(options.model),
+        tokenizer_fingerprint=folder_fingerprint(options.model),
+        vocab_size=vocab_size,
+        max_model_len=config.model_config.max_model_len - 1,
+        max_top_k=min(options.max_top_k, vocab_size),
+        engine="vllm",
+        engine_version=__version__,
+        max_job_tokens=options.max_job_tokens,
+        outputs=path.outputs,
+    )
+
+
+class _StepCounter:
+    """Counts the steps that vLLM's scheduler reports."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def logger(self, config: Any, engine_index: int = 0) -> "_StepCounter":
+        """What vLLM calls a stat logger factory; of a stat logger it calls what follows."""
+        return self
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        """Called once a step."""
+        self.count += 1
+
+    def log(self) -> None: ...
+
+    def log_engine_initialized(self) -> None: ...
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None: ...

@@ -1,0 +1,230 @@
+"""How the vLLM engine is set up: our options, and vLLM's engine arguments by their own names."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from counterhint.errors import InputError
+from teacher_server.engines.vllm.requests import (
+    PATHS,
+    PromptLogProbsPath,
+    ResponseRowsPath,
+    ScoringPath,
+    TokenIdsPath,
+)
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+PathName = Literal["auto", "response-rows", "token-ids", "prompt-log-probs"]
+
+PROMPT_LOGITS_BYTES = 2**32
+"""Most memory that the log probs of whole prompts may take in one step: vLLM's first runner holds
+three float32 arrays of `[tokens, vocabulary]` then, which its own memory profile does not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How the engine is set up."""
+
+    model: Path
+    """A model folder in the transformers format, with its tokenizer."""
+    model_id: str | None = None
+    """The model's name; the folder's name when None."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; the head is float32 in any case, and so are all log probs."""
+    max_model_len: int | None = None
+    """Longest context + response; the model's own limit − 1 when None."""
+    max_top_k: int = 128
+    """Largest top-k; never more than the vocabulary."""
+    max_job_tokens: int = 1_048_576
+    """Largest job in computed tokens."""
+    weights_roots: Sequence[Path] = ()
+    """Folders that named weights may come from."""
+    max_loaded_weights: int = 2
+    """Adapters that are held at once."""
+    scoring_path: PathName = "auto"
+    """How vLLM is asked for scores; auto takes the best that this release and device have."""
+    capped_hits: bool = True
+    """Whether prefix hits end where scoring starts; without it, pairs whose rows a hit swallowed
+    are sent a second time."""
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    """vLLM's engine arguments by their names in Python."""
+
+
+_OURS: dict[str, Any] = {
+    "worker_extension_cls": "teacher_server.engines.vllm.worker.TeacherWorker",
+    # Token ids in, token ids out.
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",
+    "logprobs_mode": "raw_logprobs",
+    "enable_prefix_caching": True,
+    # vLLM's own metrics, which appear beside ours.
+    "disable_log_stats": False,
+    "trust_remote_code": False,
+}
+_BY_OPTION = {
+    "model": "--model",
+    "tokenizer": "--model",
+    "dtype": "--dtype",
+    "max_model_len": "--max-model-len",
+    "max_logprobs": "--max-top-k",
+    "scheduler_cls": "--scoring-path",
+    "served_model_name": "--model-id",
+}
+"""Arguments that an option of ours decides."""
+
+
+def parse_engine_args(words: Sequence[str]) -> dict[str, Any]:
+    """Engine arguments from `name=value` words of a command line, values in YAML.
+
+    Raises:
+        InputError: a word is none.
+    """
+    arguments = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise InputError(
+                f"--engine-arg {word}: give name=value, for example tensor_parallel_size=2"
+            )
+        try:
+            arguments[name.replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--engine-arg {word}: the value is not YAML: {error}") from error
+    return arguments
+
+
+def engine_config(options: VllmOptions) -> tuple["VllmConfig", type[ScoringPath]]:
+    """vLLM's configuration, and how it will be asked for scores.
+
+    Raises:
+        InputError: vLLM is not installed, does not take an argument or the model, or lacks the
+            scoring path that was asked for.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            "--engine vllm: vllm is not installed here: pip install 'counterhint[teacher-vllm]' in "
+            "an environment of its own, or use --engine transformers"
+        )
+    # Read by vLLM when it is imported or starts its processes. Spawned, they inherit no threads.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    arguments = _engine_arguments(options)
+    config = _create(arguments)
+    path = _choose_path(options.scoring_path, config)
+    if path is PromptLogProbsPath and not config.use_v2_model_runner:
+        vocab_size = config.model_config.get_vocab_size()
+        most = max(1, PROMPT_LOGITS_BYTES // (3 * 4 * vocab_size))
+        given = options.engine_args.get("max_num_batched_tokens")
+        if given is not None and given > most:
+            raise InputError(
+                f"--engine-arg max_num_batched_tokens={given}: the log probs of so many prompt "
+                f"tokens over {vocab_size} ids take {given * 12 * vocab_size} bytes, which vLLM "
+                f"does not plan for; give at most {most}, or another --scoring-path"
+            )
+        if given is None and config.scheduler_config.max_num_batched_tokens > most:
+            config = _create({**arguments, "max_num_batched_tokens": most})
+    if options.capped_hits and _hits_can_be_capped():
+        asynchronous = config.scheduler_config.async_scheduling
+        config.scheduler_config.scheduler_cls = (
+            "teacher_server.engines.vllm.scheduler.Capped"
+            f"{'Async' if asynchronous else ''}Scheduler"
+        )
+    return config, path
+
+
+def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
+    from vllm import __version__
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    known = {argument.name for argument in dataclasses.fields(AsyncEngineArgs)}
+    for name, value in options.engine_args.items():
+        if name in _BY_OPTION:
+            raise InputError(f"--engine-arg {name}={value}: give {_BY_OPTION[name]} instead")
+        if name in _OURS:
+            raise InputError(
+                f"--engine-arg {name}={value}: scoring needs {name}={_OURS[name]}; remove it"
+            )
+        if name not in known:
+            raise InputError(
+                f"--engine-arg {name}={value}: vLLM {__version__} has no such engine argument; "
+                "give it by its name in Python, tensor_parallel_size say"
+            )
+    defaults: dict[str, Any] = {"max_num_batched_tokens": 8192}
+    if current_platform.is_cpu():
+        # The smallest blocks that vLLM's kernels take there: a hit ends on a whole block.
+        defaults |= {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 4096}
+        if not {"gpu_memory_utilization", "kv_cache_memory_bytes"} & options.engine_args.keys():
+            defaults["kv_cache_memory_bytes"] = 2**30
+    overrides = dict(options.engine_args.get("hf_overrides", {}))
+    if options.dtype != "float32":
+        overrides.setdefault("head_dtype", "float32")
+    return {
+        **defaults,
+        **options.engine_args,
+        **_OURS,
+        "hf_overrides": overrides,
+        "model": str(options.model),
+        "dtype": options.dtype,
+        # vLLM samples one token behind the sequence, which needs a place of its own.
+        "max_model_len": None if options.max_model_len is None else options.max_model_len + 1,
+        "max_logprobs": options.max_top_k,
+    }
+
+
+def _create(arguments: Mapping[str, Any]) -> "VllmConfig":
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"vLLM cannot start with these arguments: {error}") from error
+
+
+def _choose_path(asked: PathName, config: "VllmConfig") -> type[ScoringPath]:
+    possible = _possible_paths(config)
+    if asked == "auto":
+        return possible[0]
+    if PATHS[asked] not in possible:
+        from vllm import __version__
+
+        raise InputError(
+            f"--scoring-path {asked}: vLLM {__version__} with this model and device cannot; "
+            f"possible: {', '.join(path.name for path in possible)}, or auto"
+        )
+    return PATHS[asked]
+
+
+def _possible_paths(config: "VllmConfig") -> list[type[ScoringPath]]:
+    """The paths that this release, model and device have, best first."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    if config.use_v2_model_runner:
+        has_token_ids = "prompt_logprob_start" in SamplingParams.__struct_fields__
+        return [TokenIdsPath, PromptLogProbsPath] if has_token_ids else [PromptLogProbsPath]
+    has_rows = (
+        hasattr(GPUModelRunner, "_get_prompt_logprobs_dict")
+        and "prompt_token_id_logprobs_dict" in ModelRunnerOutput.__dataclass_fields__
+        and "prompt_token_id_logprobs" in EngineCoreOutput.__struct_fields__
+    )
+    return [ResponseRowsPath, PromptLogProbsPath] if has_rows else [PromptLogProbsPath]
+
+
+def _hits_can_be_capped() -> bool:
+    """Whether this release's scheduler has the method that ours overrides."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    return hasattr(Scheduler, "_get_local_prefix_cache_hit")
