@@ -50,6 +50,9 @@ COMMANDS: dict[str, Entry] = {
     "bench scoring": Entry(
         "teacher_server.cli:BenchScoring", "teacher", "time group scoring against the naive way"
     ),
+    "bench wire": Entry(
+        "teacher_server.cli:BenchWire", "teacher", "bytes and time of replies against JSON"
+    ),
     "bench loss": Entry(
         "student_trainer.cli:BenchLoss", "student", "memory and time of the loss's log probs"
     ),

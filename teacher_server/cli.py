@@ -193,7 +193,7 @@ class BenchScoring(Command):
 
 
 class BenchWire(Command):
-    """Measure replies on the wire, in bytes and time, against the JSON of OpenAI-compatible servers.
+    """Measure replies in bytes and time against the JSON of OpenAI-compatible servers.
 
     example:
       counterhint bench wire --json
@@ -240,7 +240,11 @@ class BenchWire(Command):
         sampled, top_k = figures.pop("sampled"), figures.pop("top_k")
         for name, value in figures.items():
             print(f"{name:<24} {value:>12}")
-        print(f"{'reply':<24} {'sampled':>12} {f'and top {self.top_k}':>12}")
+        print(f"{'a reply with':<24} {'sampled':>12} {f'and top {self.top_k}':>12}")
         for name in sampled:
-            print(f"{name:<24} {sampled[name]:>12.6g} {top_k[name]:>12.6g}")
+            shown = (
+                f"{value:>12.6f}" if isinstance(value, float) else f"{value:>12}"
+                for value in (sampled[name], top_k[name])
+            )
+            print(f"{name:<24}", *shown)
         return EXIT_DONE
