@@ -1,6 +1,5 @@
 """The teacher's commands: `counterhint teacher serve`, `counterhint bench scoring`."""
 
-import asyncio
 import json
 import logging
 from dataclasses import asdict
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
 class Serve(Command):
     """Serve a teacher over gRPC until SIGTERM or Ctrl-C.
+
+    Exit codes: 0 after a signal; 2 when something given cannot be used; 70 when the engine has
+    died, hangs or is not ready in time: start the teacher again, its jobs go back to the queue.
 
     example:
       counterhint teacher serve --model models/teacher --listen 127.0.0.1:50051
@@ -56,8 +58,20 @@ class Serve(Command):
     """Largest job in computed tokens; larger ones are refused for good."""
     max_queued_tokens: int = Field(1_048_576, ge=1)
     """Most tokens that wait or run; jobs beyond are told to come back later."""
+    max_held_bytes: int = Field(2 * 1024**3, ge=1)
+    """Most bytes of scores that are being computed or were not sent yet; jobs wait beyond it."""
     stream_jobs: int = Field(16, ge=1)
     """Most jobs of one stream under way."""
+    send_seconds: float = Field(60.0, gt=0)
+    """How long a stream may leave a reply untaken before it is ended."""
+    ready_seconds: float = Field(120.0, gt=0)
+    """How long the loaded engine may take for its first token."""
+    hang_seconds: float = Field(300.0, gt=0)
+    """How long an engine with work may make no progress; more than its slowest batch takes."""
+    check_seconds: float = Field(30.0, gt=0)
+    """How often an idle engine is asked for a token."""
+    metrics_listen: str | None = None
+    """host:port of /metrics, /health and /ready over HTTP; none by default."""
     weights_root: list[Path] = Field([])
     """Folder that weights named by jobs may come from; repeatable, none by default."""
     max_loaded_weights: int = Field(2, ge=1)
@@ -68,8 +82,8 @@ class Serve(Command):
     """Permit plaintext on an address that is not this machine's loopback."""
 
     def run(self) -> int:
-        """Serves until a signal comes."""
-        from teacher_server.server import ServerOptions, serve
+        """Serves until a signal comes or the engine is lost."""
+        from teacher_server.server import ServerOptions, run_teacher
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         if self.max_queued_tokens < self.max_job_tokens:
@@ -80,13 +94,17 @@ class Serve(Command):
         options = ServerOptions(
             listen=self.listen,
             insecure=self.insecure,
+            metrics_listen=self.metrics_listen,
             drain_seconds=self.drain_seconds,
+            ready_seconds=self.ready_seconds,
+            hang_seconds=self.hang_seconds,
+            check_seconds=self.check_seconds,
+            send_seconds=self.send_seconds,
             max_queued_tokens=self.max_queued_tokens,
+            max_held_bytes=self.max_held_bytes,
             stream_jobs=self.stream_jobs,
         )
-
-        asyncio.run(serve(options, self._make_engine, lambda line: print(line, flush=True)))
-        return EXIT_DONE
+        return run_teacher(options, self._make_engine, lambda line: print(line, flush=True))
 
     def _make_engine(self) -> "Engine":
         """The engine that the options describe."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import grpc
@@ -20,18 +20,20 @@ from counterhint.errors import (
 )
 from counterhint.jobs import Cost, ScoringJob, ScoringResult
 from counterhint.messages import (
-    check_finite,
     job_from_message,
     result_to_message,
     teacher_to_message,
 )
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
+from teacher_server import metrics
 from teacher_server.admission import Admission
-from teacher_server.engines.base import Engine
+from teacher_server.watched_engine import WatchedEngine
 
 LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
 """Most bytes of scores in one reply: a message with room for what else it holds."""
+LAST_ANSWERS = 5.0
+"""Seconds in which every job learns that the engine is lost; it takes a moment."""
 RETRY_WHEN_DRAINING = 1.0
 """Seconds after which another server may stand at this address."""
 
@@ -44,16 +46,20 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
     """Validates jobs, lets them through admission, has the engine score them.
 
     Args:
-        engine: ready to score.
-        max_queued_tokens: most tokens that wait or run.
+        engine: scores.
+        admission: what stands in front of it.
         stream_jobs: jobs of one stream that may be under way or have a reply that was not taken
             yet; a client that reads slowly holds up itself alone.
+        send_seconds: how long a stream may leave a reply untaken before it is ended.
     """
 
-    def __init__(self, engine: Engine, max_queued_tokens: int, stream_jobs: int) -> None:
+    def __init__(
+        self, engine: WatchedEngine, admission: Admission, stream_jobs: int, send_seconds: float
+    ) -> None:
         self._engine = engine
-        self._admission = Admission(max_queued_tokens, engine.concurrent_jobs)
+        self._admission = admission
         self._stream_jobs = stream_jobs
+        self._send_seconds = send_seconds
         self._under_way: set[asyncio.Task[scoring_pb2.ScoreResponse]] = set()
         self._draining = asyncio.Event()
 
@@ -67,11 +73,12 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ScoreRequest, context: Context
     ) -> scoring_pb2.ScoreResponse:
         """Scores one job; gRPC cancels it when the deadline passes or the client goes."""
-        try:
-            return await self._score(request, timeout=None)
-        except CounterhintError as error:
-            await context.abort_with_status(error_to_status(error))
-            raise
+        async with AsyncExitStack() as held:
+            try:
+                return await self._score(request, None, held)
+            except CounterhintError as error:
+                await context.abort_with_status(error_to_status(error))
+                raise
 
     async def ScoreStream(  # noqa: N802
         self, requests: AsyncIterator[scoring_pb2.ScoreStreamRequest], context: Context
@@ -79,20 +86,35 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         """Scores the jobs of a stream; replies as they finish."""
         slots = asyncio.Semaphore(self._stream_jobs)
         writing = asyncio.Lock()
+        ending: CounterhintError | None = None
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
-            reply = await self._outcome(request)
-            async with writing:
-                await context.write(reply)
+            async with AsyncExitStack() as held:
+                reply = await self._outcome(request, held)
+                async with writing, asyncio.timeout(self._send_seconds):
+                    await context.write(reply)
             slots.release()
 
-        async with aclosing(self._until_draining(requests)) as taken, asyncio.TaskGroup() as jobs:
-            await slots.acquire()
-            async for request in taken:
-                jobs.create_task(answer(request))
+        try:
+            async with (
+                aclosing(self._until_draining(requests)) as taken,
+                asyncio.TaskGroup() as jobs,
+            ):
                 await slots.acquire()
-        if self._draining.is_set():
-            await context.abort_with_status(error_to_status(_draining()))
+                async for request in taken:
+                    jobs.create_task(answer(request))
+                    await slots.acquire()
+            ending = _draining() if self._draining.is_set() else None
+        except* TimeoutError:
+            ending = _unread(self._send_seconds)
+        if ending is not None:
+            await context.abort_with_status(error_to_status(ending))
+
+    async def engine_lost(self) -> None:
+        """Answers every job: those inside the engine with its loss, the others uncounted."""
+        self._draining.set()
+        self._admission.close(_draining())
+        await self.drain(LAST_ANSWERS)
 
     async def drain(self, seconds: float) -> None:
         """Takes no new jobs, and waits for those under way; ends them when the time is over."""
@@ -132,22 +154,35 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
             draining.cancel()
 
     async def _outcome(
-        self, request: scoring_pb2.ScoreStreamRequest
+        self, request: scoring_pb2.ScoreStreamRequest, held: AsyncExitStack
     ) -> scoring_pb2.ScoreStreamResponse:
         reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
         try:
-            response = await self._score(request.job, request.timeout_seconds or None)
+            response = await self._score(request.job, request.timeout_seconds or None, held)
             reply.response.CopyFrom(response)
         except CounterhintError as error:
             reply.failure.CopyFrom(failure_to_message(error))
         return reply
 
     async def _score(
-        self, request: scoring_pb2.ScoreRequest, timeout: float | None
+        self, request: scoring_pb2.ScoreRequest, timeout: float | None, held: AsyncExitStack
+    ) -> scoring_pb2.ScoreResponse:
+        """The scores of a job, whose memory `held` gives back when it is closed."""
+        try:
+            return await self._score_in_time(request, timeout, held)
+        except CounterhintError as error:
+            metrics.JOBS.labels(error.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            metrics.JOBS.labels("CANCELLED").inc()
+            raise
+
+    async def _score_in_time(
+        self, request: scoring_pb2.ScoreRequest, timeout: float | None, held: AsyncExitStack
     ) -> scoring_pb2.ScoreResponse:
         if self._draining.is_set():
             raise _draining()
-        task = asyncio.create_task(self._compute(request))
+        task = asyncio.create_task(self._compute(request, held))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         try:
@@ -165,12 +200,14 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
             raise _draining()
         return task.result()
 
-    async def _compute(self, request: scoring_pb2.ScoreRequest) -> scoring_pb2.ScoreResponse:
+    async def _compute(
+        self, request: scoring_pb2.ScoreRequest, held: AsyncExitStack
+    ) -> scoring_pb2.ScoreResponse:
         info = self._engine.info
         job = job_from_message(request)
         validate_job(job, info)
-        _check_reply_size(job)
-        async with self._admission.admit(job.tokens_computed) as waited:
+        tokens = job.tokens_computed
+        async with self._admission.admit(tokens, _reply_bytes(job), held) as waited:
             try:
                 scored = await self._engine.score(job)
             except CounterhintError:
@@ -182,9 +219,10 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                     reason="ENGINE_FAILED",
                     details={"job": job.id, "error": type(error).__name__},
                 ) from error
-        self._admission.observe(job.tokens_computed, scored.seconds)
-        check_finite(scored.scores)
-        log.debug("job %s: %d tokens in %.3f s", job.id, job.tokens_computed, scored.seconds)
+            self._admission.observe(tokens, scored.seconds)
+        log.debug("job %s: %d tokens in %.3f s", job.id, tokens, scored.seconds)
+        cost = Cost(job.tokens_naive, scored.tokens_computed, scored.seconds, waited)
+        metrics.count_scored(cost)
         return result_to_message(
             ScoringResult(
                 job_id=job.id,
@@ -195,16 +233,16 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                 model_id=info.model_id,
                 engine=info.engine,
                 engine_version=info.engine_version,
-                cost=Cost(job.tokens_naive, scored.tokens_computed, scored.seconds, waited),
+                cost=cost,
             )
         )
 
 
-def _check_reply_size(job: ScoringJob) -> None:
-    """Refuses, before any compute, a job whose scores no message can carry.
+def _reply_bytes(job: ScoringJob) -> int:
+    """How many bytes a job's scores take.
 
     Raises:
-        Overloaded: with both sizes.
+        Overloaded: no message can carry them; with both sizes, before any compute.
     """
     asked, given = job.outputs, job.token_ids
     numbers = asked.sampled + asked.entropy + 2 * asked.top_k
@@ -217,6 +255,7 @@ def _check_reply_size(job: ScoringJob) -> None:
             reason="REPLY_TOO_LARGE",
             details={"bytes": size, "max_bytes": LARGEST_REPLY},
         )
+    return size
 
 
 def _draining() -> Unavailable:
@@ -224,4 +263,11 @@ def _draining() -> Unavailable:
         "the teacher is shutting down; send the job again",
         reason="DRAINING",
         retry_after=RETRY_WHEN_DRAINING,
+    )
+
+
+def _unread(seconds: float) -> Unavailable:
+    return Unavailable(
+        f"a reply was not taken for {seconds:g} s: read what this stream sends",
+        reason="REPLY_NOT_TAKEN",
     )
