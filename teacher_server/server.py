@@ -93,8 +93,8 @@ def run_teacher(
 
     try:
         asyncio.run(serve(options, make_engine, announce, bound_the_end))
-    except Unavailable:
-        log.error("this process ends with exit code %d; start it again", EXIT_ENGINE_DEAD)
+    except Unavailable as error:
+        log.error("exit code %d, start the teacher again: %s", EXIT_ENGINE_DEAD, error.message)
         return EXIT_ENGINE_DEAD
     return EXIT_DONE
 
@@ -162,7 +162,7 @@ async def _serve_engine(
             url = probes.enter_context(
                 serve_probes(
                     options.metrics_listen,
-                    health=lambda: engine.trouble(),
+                    health=engine.trouble,
                     ready=lambda: "" if readiness.ready else "not ready",
                 )
             )

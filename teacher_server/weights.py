@@ -16,6 +16,7 @@ from safetensors.torch import load
 
 from counterhint.errors import WeightsUnavailable
 from counterhint.jobs import ADAPTER_METADATA, Weights
+from teacher_server import metrics
 
 T = TypeVar("T")
 
@@ -191,6 +192,7 @@ class LoadedWeights(Generic[T]):
                 (uri, _), _ = self._loaded.popitem(last=False)
                 log.info("dropped weights %s", uri)
             self._loaded[key] = build()
+            metrics.WEIGHTS_LOADED.set(len(self._loaded))
             log.info("loaded weights %s revision %s", weights.name, weights.revision)
         self._loaded.move_to_end(key)
         return self._loaded[key]

@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from counterhint.errors import InputError, JobCancelled
+from counterhint.errors import EngineFailure, InputError, JobCancelled
 from counterhint.jobs import ScoringJob, TeacherInfo, Weights, pairs_array
 from teacher_server.adapters import adapted_model, merge_adapter
 from teacher_server.engines.base import Engine, Scored
@@ -80,11 +80,15 @@ class TransformersEngine(Engine):
         self._batches = 0
 
     async def score(self, job: ScoringJob) -> Scored:
-        """Scores one job; a cancelled one ends before its next batch."""
+        """Scores one job; a cancelled one ends before its next batch.
+
+        Raises:
+            EngineFailure: OUT_OF_MEMORY, for this job alone: what it took is free again.
+        """
         cancelled = threading.Event()
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._score, job, cancelled
+                self._thread, self._score_within_memory, job, cancelled
             )
         finally:
             cancelled.set()
@@ -96,6 +100,22 @@ class TransformersEngine(Engine):
     async def close(self) -> None:
         """Ends the thread after the batch that it is at."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _score_within_memory(self, job: ScoringJob, cancelled: threading.Event) -> Scored:
+        try:
+            return self._score(job, cancelled)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Out here the error is gone, and with it the frames that hold the job's tensors.
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise EngineFailure(
+            f"job {job.id!r} ({job.tokens_computed} tokens) does not fit into the memory of "
+            f"{self.model.device}: lower --max-batch-tokens {self._options.max_batch_tokens}",
+            reason="OUT_OF_MEMORY",
+            details={"job": job.id, "tokens": job.tokens_computed},
+        )
 
     def _score(self, job: ScoringJob, cancelled: threading.Event) -> Scored:
         def check() -> None:
@@ -122,6 +142,11 @@ class TransformersEngine(Engine):
 
     def _scorer(self, model: PreTrainedModel) -> GroupScorer:
         return GroupScorer(model, self._options.max_batch_tokens)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed; on a CPU, torch has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def with_tensors(model: PreTrainedModel, state: dict[str, torch.Tensor]) -> PreTrainedModel:
