@@ -22,7 +22,7 @@ INFO = TeacherInfo("scripted", "r0", "f" * 64, VOCABULARY, 256, 8, "script", "1"
 def number(context: NDArray[np.int32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """The log prob of tokens after a context: by both, and different for different ones."""
     weights = np.arange(1, len(context) + 1)
-    return (-(context * weights).sum() % 101 - ids / 100 - 1).astype(np.float32)
+    return (-((context * weights).sum() % 101) - ids / 100 - 1).astype(np.float32)
 
 
 def top_k_of(response: NDArray[np.int32], k: int) -> NDArray[np.int32]:
