@@ -16,7 +16,13 @@ from student_trainer.scoring.alignment import AlignedResponse
 from student_trainer.scoring.config import ScoringConfig
 from student_trainer.scoring.counts import ScoringCounts
 from student_trainer.scoring.jobs import JobFields, Pair, build_jobs
-from student_trainer.scoring.pairs import Key, pairs_to_score, read_scores, with_support
+from student_trainer.scoring.pairs import (
+    Key,
+    outputs_by_place,
+    pairs_to_score,
+    read_scores,
+    with_support,
+)
 from student_trainer.scoring.scores import TeacherScores
 from student_trainer.scoring.shortening import HintedContexts, hinted_contexts
 from student_trainer.scoring.tokenizers import StudentTokens, teacher_side
@@ -112,9 +118,9 @@ class GroupScoring:
         method: the method's name, for what is said about its needs.
 
     Raises:
-        InputError: the teacher gives fewer top-k entries than the method needs, or has another
-            tokenizer and the method needs more than log probs of sampled tokens, or the folder in
-            `scoring.teacher_tokenizer` cannot be used.
+        InputError: the teacher cannot give what the method needs, or fewer top-k entries, or has
+            another tokenizer and the method needs more than log probs of sampled tokens, or the
+            folder in `scoring.teacher_tokenizer` cannot be used.
         TokenizerMismatch: the teacher has another tokenizer, which is not given, or not the one
             that is given.
     """
@@ -134,6 +140,13 @@ class GroupScoring:
             raise ValueError("the method needs no teacher, so there is nothing to score")
         if needs.teacher_top_k and needs.student_top_k:
             raise ValueError("a method compares distributions on one support, not on two")
+        needed = {name for outputs in outputs_by_place(needs) for name in outputs.names}
+        if lacking := sorted(needed - set(teacher.outputs)):
+            raise InputError(
+                f"{method} needs {', '.join(lacking)} of the teacher, but {teacher.model_id} "
+                f"({teacher.engine}) gives {', '.join(teacher.outputs) or 'nothing'}: serve it "
+                "with an engine that gives them, or choose another method"
+            )
         if needs.teacher_top_k > (limit := teacher.max_top_k):
             remedies = [f"set method.top_k_distill={limit} or less"] if limit else []
             if limit < teacher.vocab_size:

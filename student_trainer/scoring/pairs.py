@@ -22,6 +22,20 @@ Key: TypeAlias = tuple[int, int]
 """Index of the rollout in its group, and the pair's place."""
 
 
+def outputs_by_place(needs: TeacherNeeds) -> tuple[Outputs, ...]:
+    """What is asked for at place 0, at place 1 and at all places after it."""
+    first = Outputs(
+        sampled=needs.sampled,
+        top_k=needs.teacher_top_k,
+        given=needs.student_top_k > 0,
+        entropy=needs.entropy,
+    )
+    if needs.reads != "both_hints":
+        return (first,)
+    on_support = needs.teacher_top_k > 0 or needs.student_top_k > 0
+    return first, Outputs(sampled=needs.sampled, given=on_support), Outputs(sampled=needs.sampled)
+
+
 def pairs_to_score(
     needs: TeacherNeeds,
     group: Group,
@@ -39,24 +53,15 @@ def pairs_to_score(
         contexts: of each rollout that is to be scored: what stands at place 0, 1, …
         responses: of each rollout, in the teacher's tokens.
     """
-    at_first = Outputs(
-        sampled=needs.sampled,
-        top_k=needs.teacher_top_k,
-        given=needs.student_top_k > 0,
-        entropy=needs.entropy,
-    )
-    at_wrong = Outputs(sampled=needs.sampled)
-    at_first_wrong = Outputs(
-        sampled=needs.sampled, given=needs.teacher_top_k > 0 or needs.student_top_k > 0
-    )
+    asked = outputs_by_place(needs)
     pairs = {}
     for index, places in contexts.items():
         if not len(responses[index]):  # special tokens alone, which no other tokenizer knows
             continue
         ids = _student_top_k(group.rollouts[index], needs.student_top_k)
         for place, context in enumerate(places):
-            outputs = (at_first, at_first_wrong)[place] if place < 2 else at_wrong
-            if outputs.sampled or outputs.top_k or outputs.given or outputs.entropy:
+            outputs = asked[min(place, len(asked) - 1)]
+            if outputs.names:
                 given = ids if outputs.given else None
                 pairs[index, place] = Pair(context, responses[index], outputs, given)
     return pairs

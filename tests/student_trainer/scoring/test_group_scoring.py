@@ -21,7 +21,7 @@ from student_trainer.losses import TeacherNeeds
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig, StudentTokens
 from tests.student_trainer.rollouts_of import NEEDS, make_group
-from tests.student_trainer.scoring.teacher_in_thread import Teacher, number, serve, top_k_of
+from tests.student_trainer.scoring.teacher_in_thread import INFO, Teacher, number, serve, top_k_of
 from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
 
 Score = Callable[..., list[ScoredGroup]]
@@ -346,6 +346,15 @@ def test_a_top_k_above_the_teachers_is_bad_input(score: Score) -> None:
         score(Teacher(), needs, [])
     with pytest.raises(InputError, match=r"at most 64: set method.top_k_distill=64 or less$"):
         score(Teacher().limited(max_top_k=64), needs, [])  # its whole vocabulary
+
+
+def test_an_output_that_the_teacher_cannot_give_is_bad_input(score: Score) -> None:
+    teacher = Teacher(replace(INFO, outputs=("sampled", "top_k")))
+    on_support = TeacherNeeds(reads="both_hints", wrong_hints=1, teacher_top_k=2, entropy=True)
+    with pytest.raises(InputError, match=r"needs entropy, given of .*gives sampled, top_k"):
+        score(teacher, on_support, [])
+    score(teacher, TeacherNeeds(reads="correct_hint", teacher_top_k=2), [])
+    score(teacher, TeacherNeeds(reads="both_hints", sampled=True), [])
 
 
 def test_a_lost_teacher_is_named_with_what_can_be_done(prompts: Prompts, tmp_path: Path) -> None:
