@@ -17,13 +17,12 @@ from rich.table import Table
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 from counterhint.errors import InputError, JobNotFound, Unavailable
-from services.dispatcher import Dispatcher
+from services.dispatcher import Dispatcher, DispatcherSettings
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import JobRecord, QueueSettings, RunStats
 from services.queue.redis_streams import RedisQueue
 from services.server import serve_intake
-from services.teacher_link import LinkSettings
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +67,16 @@ class Run(Command):
     """Deliveries that may end badly before a job is put aside."""
     result_seconds: float = Field(QueueSettings.result_seconds, gt=0)
     """How long a result can be fetched again."""
-    teacher_tokens: int = Field(LinkSettings.max_tokens, ge=1)
+    teacher_tokens: int = Field(DispatcherSettings.teacher_tokens, ge=1)
     """Tokens in flight at which a teacher gets no more jobs."""
-    teacher_jobs: int = Field(LinkSettings.max_jobs, ge=1)
+    teacher_jobs: int = Field(DispatcherSettings.teacher_jobs, ge=1)
     """Most jobs in flight at a teacher."""
-    drain_seconds: float = Field(LinkSettings.drain_seconds, ge=0)
+    imbalance: float = Field(DispatcherSettings.imbalance, ge=0)
+    """How much more loaded than the least loaded teacher one may be and still get the jobs whose
+    contexts it has read; a share of --teacher-tokens."""
+    max_part_tokens: int = Field(DispatcherSettings.max_part_tokens, ge=1)
+    """With several teachers, jobs of more computed tokens are split by context."""
+    drain_seconds: float = Field(DispatcherSettings.drain_seconds, ge=0)
     """How long jobs in flight may take after the signal to end; the others are released."""
     insecure: bool = False
     """Permit plaintext on an address that is not this machine's loopback."""
@@ -124,7 +128,13 @@ class Run(Command):
                 dispatcher = Dispatcher(
                     queue,
                     self.teachers,
-                    LinkSettings(self.teacher_tokens, self.teacher_jobs, self.drain_seconds),
+                    DispatcherSettings(
+                        teacher_tokens=self.teacher_tokens,
+                        teacher_jobs=self.teacher_jobs,
+                        imbalance=self.imbalance,
+                        max_part_tokens=self.max_part_tokens,
+                        drain_seconds=self.drain_seconds,
+                    ),
                 )
                 tasks.create_task(dispatcher.run())
                 stack.callback(dispatcher.stop)  # before the group waits for it

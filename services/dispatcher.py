@@ -1,21 +1,38 @@
-"""The dispatcher: takes jobs from the queue to one or more teachers."""
+"""The dispatcher: takes jobs from the queue to one or more teachers, and their answers back.
+
+One loop claims and routes. It claims only when some teacher has room, so that jobs wait in the
+queue, where the runs' shares are decided, and not here.
+"""
 
 import asyncio
 import logging
 import os
 import socket
 import uuid
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from counterhint.errors import TokenizerMismatch
+from counterhint.errors import (
+    CounterhintError,
+    EngineFailure,
+    InvalidJob,
+    TokenizerMismatch,
+    UnknownFailure,
+)
 from counterhint.jobs import TeacherInfo
+from services.assembly import Assembly
+from services.queue.announcements import wait_for_event
 from services.queue.base import JobQueue
 from services.queue.errors import NOT_NOW
-from services.teacher_link import LinkSettings, TeacherLink
+from services.queue.records import Claim
+from services.routing import Router
+from services.teacher_link import TeacherLink, TeacherLost, passes_by_itself
 
 log = logging.getLogger(__name__)
 
+CLAIM_SECONDS = 0.5
+"""How long one wait for work or for room lasts: how soon the signal to end is noticed."""
 HEARTBEATS_PER_LEASE = 3
 LONGEST_HEARTBEAT = 5.0
 """Seconds between heartbeats at most: deadlines are looked at as often."""
@@ -26,46 +43,179 @@ PUBLISH_SECONDS = 0.5
 """How often the connected teachers are published."""
 
 
+@dataclass(frozen=True)
+class DispatcherSettings:
+    """How much of the queue is out at a time, and how it is spread over the teachers."""
+
+    teacher_tokens: int = 65_536
+    """A teacher's capacity: with so many tokens in flight it gets no more jobs."""
+    teacher_jobs: int = 16
+    """Most jobs in flight at a teacher."""
+    imbalance: float = 0.25
+    """A job follows its contexts to a teacher that is at most so much more loaded than the least
+    loaded one; 1 is the whole capacity."""
+    max_part_tokens: int = 32_768
+    """With several teachers, larger jobs are split by context."""
+    drain_seconds: float = 10.0
+    """How long jobs in flight may take after the signal to end, before they are released."""
+
+
 class Dispatcher:
     """Keeps a link to each teacher, the leases of all jobs in flight, and the queue's clock going.
 
     Args:
         queue: where jobs come from.
         teachers: addresses.
-        settings: bounds of each link.
-        teacher_seconds: how long lost teachers stay known.
+        settings: bounds.
     """
 
     def __init__(
         self,
         queue: JobQueue,
         teachers: Sequence[str],
-        settings: LinkSettings | None = None,
-        teacher_seconds: float = TEACHER_SECONDS,
+        settings: DispatcherSettings | None = None,
     ) -> None:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         """The name under which jobs are claimed, unlike any other dispatcher's."""
         self._queue = queue
-        self._teacher_seconds = teacher_seconds
+        self._settings = settings = settings or DispatcherSettings()
         self._stop = asyncio.Event()
-        self._links = [
-            TeacherLink(
-                address, self.worker, queue, settings or LinkSettings(), self._accept, self._stop
+        self._changed = asyncio.Event()
+        self._router = Router(teachers, settings.imbalance)
+        self._links = {
+            address: TeacherLink(
+                address, settings.teacher_tokens, settings.teacher_jobs, self._accept, self._changed
             )
             for address in teachers
-        ]
+        }
+        self._under_way: dict[asyncio.Task[None], Claim] = {}
+        """The claims whose jobs are with teachers or being settled: the leases to renew."""
+        self._in_hand: Claim | None = None
+        """The claim whose job is being sent."""
 
     def stop(self) -> None:
         """Claims no more; `run` returns when what is in flight is finished or released."""
         self._stop.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Works until `stop`."""
         async with asyncio.TaskGroup() as tasks:
             keepers = [tasks.create_task(self._keep()), tasks.create_task(self._publish())]
-            await asyncio.wait([tasks.create_task(link.run()) for link in self._links])
+            connections = [tasks.create_task(link.run()) for link in self._links.values()]
+            await self._route(tasks)
+            if self._under_way:
+                await asyncio.wait(self._under_way, timeout=self._settings.drain_seconds)
+            for link in self._links.values():
+                link.close()
+            await asyncio.wait([*connections, *self._under_way])
             for keeper in keepers:
                 keeper.cancel()
+
+    async def _route(self, tasks: asyncio.TaskGroup) -> None:
+        """Claims jobs and sends them until `stop`; each is settled by a task of its own."""
+        while not self._stop.is_set():
+            if not self._open_links():
+                await self._wait_for_change()
+                continue
+            try:
+                claim = await self._queue.claim(self.worker, CLAIM_SECONDS)
+            except NOT_NOW as error:
+                log.warning("no claims: %s", error)
+                await wait_for_event(self._stop, self._queue.settings.retry_after)
+                continue
+            if claim is None:
+                continue
+            self._in_hand = claim
+            try:
+                assembly = Assembly(claim, self._part_tokens())
+                await self._send(assembly)
+            except InvalidJob as error:
+                outcome = self._end(claim, error)
+            else:
+                outcome = self._finish(claim, assembly)
+            task = tasks.create_task(outcome)
+            self._under_way[task] = claim
+            self._in_hand = None
+            task.add_done_callback(self._forget)
+
+    def _forget(self, settled: asyncio.Task[None]) -> None:
+        del self._under_way[settled]
+        self._changed.set()
+
+    def _open_links(self) -> dict[str, TeacherLink]:
+        """The teachers that can take a job now, while not too many wait to be settled."""
+        connected = sum(link.teacher is not None for link in self._links.values())
+        if len(self._under_way) >= connected * self._settings.teacher_jobs:
+            return {}
+        return {address: link for address, link in self._links.items() if link.has_room}
+
+    def _part_tokens(self) -> int:
+        """The largest job that travels whole."""
+        bounds = [teacher.max_job_tokens for teacher in self._connected()]
+        if len(bounds) > 1:
+            bounds.append(self._settings.max_part_tokens)
+        return min(bounds, default=self._settings.max_part_tokens)
+
+    async def _send(self, assembly: Assembly) -> None:
+        """Sends a job, its parts as there is room; stops when it has failed or nobody can begin it.
+
+        Raises:
+            InvalidJob: it cannot be decoded.
+        """
+        while assembly.wants_more and not self._stop.is_set():
+            if links := self._open_links():
+                assembly.send_next(self._choose(assembly, links))
+            elif assembly.begun:
+                await self._wait_for_change()
+            else:
+                return
+
+    def _choose(self, assembly: Assembly, links: dict[str, TeacherLink]) -> TeacherLink:
+        if len(self._links) == 1:
+            return next(iter(links.values()))
+        job = assembly.next_job
+        loads = {address: link.load for address, link in links.items()}
+        return links[self._router.choose(job.contexts, job.weights, loads)]
+
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await wait_for_event(self._changed, CLAIM_SECONDS)
+
+    async def _finish(self, claim: Claim, assembly: Assembly) -> None:
+        """Waits for a job's answers and writes what came of it to the queue."""
+        try:
+            response = await assembly.response()
+        except CounterhintError as error:
+            await self._end(claim, error)
+        else:
+            body = response.SerializeToString()
+            await self._settle(partial(self._queue.complete, response=body), claim)
+
+    async def _end(self, claim: Claim, error: CounterhintError) -> None:
+        """Gives a job back that was not begun; otherwise the error counts, or is its outcome."""
+        if passes_by_itself(error) and not isinstance(error, TeacherLost):
+            await self._settle(self._queue.release, claim)
+            return
+        log.warning("job %s of run %s: %s", claim.id, claim.run_id, error.reason)
+        retryable = _may_pass_next_time(error)
+        await self._settle(partial(self._queue.fail, error=error, retryable=retryable), claim)
+
+    async def _settle(self, write: Callable[[Claim], Awaitable[bool]], claim: Claim) -> None:
+        """Writes to the queue, however long it cannot be reached."""
+        while True:
+            try:
+                kept = await write(claim)
+            except NOT_NOW as error:
+                log.warning("job %s: not settled yet: %s", claim.id, error)
+                await asyncio.sleep(self._queue.settings.retry_after)
+            else:
+                if not kept:
+                    log.warning("job %s: lease lost, what came of it is discarded", claim.id)
+                return
+
+    def _connected(self) -> list[TeacherInfo]:
+        return [link.teacher for link in self._links.values() if link.teacher is not None]
 
     def _accept(self, joining: TeacherLink, teacher: TeacherInfo) -> None:
         """Refuses a teacher whose token ids mean something else than the others'.
@@ -73,19 +223,17 @@ class Dispatcher:
         Raises:
             TokenizerMismatch: that.
         """
-        for link in self._links:
-            if link is not joining and link.teacher is not None:
-                known = link.teacher.tokenizer_fingerprint
-                if teacher.tokenizer_fingerprint != known:
-                    raise TokenizerMismatch(known, teacher.tokenizer_fingerprint)
+        for known in self._connected():
+            if teacher.tokenizer_fingerprint != known.tokenizer_fingerprint:
+                raise TokenizerMismatch(known.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
 
     async def _keep(self) -> None:
         """Renews leases, then takes back what others lost."""
         seconds = min(self._queue.settings.lease_seconds / HEARTBEATS_PER_LEASE, LONGEST_HEARTBEAT)
         while True:
+            in_hand = [] if self._in_hand is None else [self._in_hand]
             try:
-                claims = [claim for link in self._links for claim in link.claims]
-                for lost in await self._queue.heartbeat(claims):
+                for lost in await self._queue.heartbeat([*self._under_way.values(), *in_hand]):
                     log.warning("job %s: lease lost", lost)
                 reaped = await self._queue.reap()
                 if reaped.redelivered or reaped.dead or reaped.expired:
@@ -102,19 +250,20 @@ class Dispatcher:
     async def _publish(self) -> None:
         """Tells the intakes what is connected, before they forget it."""
         while True:
-            connected = [link.teacher for link in self._links if link.teacher is not None]
-            if connected:
+            if connected := self._connected():
                 try:
-                    await self._queue.publish_teacher(
-                        common_limits(connected), self._teacher_seconds
-                    )
+                    await self._queue.publish_teacher(common_limits(connected), TEACHER_SECONDS)
                 except NOT_NOW as error:
                     log.warning("teacher not published: %s", error)
             await asyncio.sleep(PUBLISH_SECONDS)
 
 
 def common_limits(teachers: Sequence[TeacherInfo]) -> TeacherInfo:
-    """The first teacher, with the limits that every one of them keeps."""
+    """The first teacher, with the limits that every one of them keeps.
+
+    `max_job_tokens` is what every job may take. Since jobs are split by context, the intake takes
+    larger ones too, as long as each context's share keeps it.
+    """
     return replace(
         teachers[0],
         vocab_size=min(teacher.vocab_size for teacher in teachers),
@@ -126,4 +275,11 @@ def common_limits(teachers: Sequence[TeacherInfo]) -> TeacherInfo:
             for name in teachers[0].outputs
             if all(name in teacher.outputs for teacher in teachers)
         ),
+    )
+
+
+def _may_pass_next_time(error: CounterhintError) -> bool:
+    """Whether another try could end otherwise: not for numbers that are no numbers."""
+    return isinstance(error, EngineFailure | UnknownFailure | TeacherLost) and (
+        error.reason != "NOT_FINITE"
     )

@@ -120,7 +120,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         if self._draining:
             raise _draining()
         job = job_from_message(request)
-        validate_job(job, await self._teacher())
+        validate_job(job, await self._teacher(), may_be_split=True)  # by the dispatcher
         queued = QueuedJob(
             id=job.id,
             run_id=job.run_id,

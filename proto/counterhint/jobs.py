@@ -103,10 +103,17 @@ class ScoringJob:
         return int(self.context_lengths[self.pairs[:, 0]].sum() + self.pair_lengths.sum())
 
     @cached_property
+    def context_shares(self) -> NDArray[np.int64]:
+        """Tokens of each context with all the responses read after it, `[C]`; 0 if unused."""
+        contexts, number = self.pairs[:, 0], len(self.contexts)
+        used = np.bincount(contexts, minlength=number) > 0
+        read = np.bincount(contexts, weights=self.pair_lengths, minlength=number)
+        return np.where(used, self.context_lengths + read.astype(np.int64), 0)
+
+    @cached_property
     def tokens_computed(self) -> int:
         """Tokens with every used context computed once: the cost by which the queue is fair."""
-        used = np.unique(self.pairs[:, 0])
-        return int(self.context_lengths[used].sum() + self.pair_lengths.sum())
+        return int(self.context_shares.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,20 @@ from counterhint.jobs import ScoringJob, TeacherInfo
 from counterhint.tensors import TokenIds
 
 
-def validate_job(job: ScoringJob, teacher: TeacherInfo) -> None:
+def validate_job(job: ScoringJob, teacher: TeacherInfo, *, may_be_split: bool = False) -> None:
     """Refuses a job that this teacher can never score.
+
+    Args:
+        job: the job.
+        teacher: the teacher, or what several of them have in common.
+        may_be_split: whether the job can be split between contexts on its way, so that only each
+            context's share must keep the teacher's bound.
 
     Raises:
         TokenizerMismatch: the job's ids were made with another tokenizer.
         InvalidJob: an output that the teacher cannot give, a token id outside the vocabulary, a
             pair longer than the model takes, or more top-k entries than the teacher gives.
-        Overloaded: the job as a whole is larger than the teacher's bound.
+        Overloaded: the job is larger than the teacher's bound.
     """
     if job.tokenizer_fingerprint != teacher.tokenizer_fingerprint:
         raise TokenizerMismatch(job.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
@@ -52,12 +58,26 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo) -> None:
             reason="PAIR_TOO_LONG",
             details={"pair": pair, "tokens": longest, "max_model_len": teacher.max_model_len},
         )
-    if job.tokens_computed > teacher.max_job_tokens:
+    if may_be_split:
+        _check_context_shares(job, teacher.max_job_tokens)
+    elif job.tokens_computed > teacher.max_job_tokens:
         raise Overloaded(
             f"the job takes {job.tokens_computed} tokens, but the teacher's bound is "
             f"{teacher.max_job_tokens}: split it by context, or raise the bound",
             reason="JOB_TOO_LARGE",
             details={"tokens": job.tokens_computed, "max_job_tokens": teacher.max_job_tokens},
+        )
+
+
+def _check_context_shares(job: ScoringJob, max_tokens: int) -> None:
+    if (largest := int(job.context_shares.max())) > max_tokens:
+        context = int(job.context_shares.argmax())
+        raise Overloaded(
+            f"context {context} and the responses read after it take {largest} tokens, but the "
+            f"teacher's bound is {max_tokens} and a job is split between contexts only: send the "
+            "context with fewer responses a job, or raise the bound",
+            reason="JOB_TOO_LARGE",
+            details={"context": context, "tokens": largest, "max_job_tokens": max_tokens},
         )
 
 

@@ -14,11 +14,10 @@ from counterhint.errors import CounterhintError, InvalidJob, failure_from_messag
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2
-from services.dispatcher import Dispatcher, common_limits
+from services.dispatcher import Dispatcher, DispatcherSettings, common_limits
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import JobState, Outcome, QueuedJob, QueueSettings
-from services.teacher_link import LinkSettings
 from tests.services.scripted_teacher import (
     ScriptedTeacher,
     expected_scores,
@@ -34,7 +33,7 @@ def address(tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def dispatching(
-    queue: JobQueue, teachers: Sequence[str], settings: LinkSettings | None = None
+    queue: JobQueue, teachers: Sequence[str], settings: DispatcherSettings | None = None
 ) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(queue, teachers, settings)
     task = asyncio.create_task(dispatcher.run())
@@ -109,7 +108,7 @@ def test_a_teacher_never_holds_more_than_its_bounds(address: str) -> None:
     async def run() -> None:
         async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
             teacher.open.clear()
-            async with dispatching(queue, [address], LinkSettings(max_tokens=20)):
+            async with dispatching(queue, [address], DispatcherSettings(teacher_tokens=20)):
                 await submit(queue, *"abcdef", tokens=8)  # cost 10: two fill the bound
                 await until(lambda: teacher.under_way == 2)
                 await asyncio.sleep(0.2)
@@ -272,7 +271,7 @@ def test_two_teachers_share_the_work(tmp_path: Path) -> None:
             one.open.clear()
             two.open.clear()
             await submit(queue, *"abcd")
-            async with dispatching(queue, addresses, LinkSettings(max_jobs=2)):
+            async with dispatching(queue, addresses, DispatcherSettings(teacher_jobs=2)):
                 await until(lambda: one.under_way == two.under_way == 2)
                 one.open.set()
                 two.open.set()
@@ -287,7 +286,9 @@ def test_stopping_finishes_what_can_be_finished_and_releases_the_rest(address: s
         async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
             teacher.open.clear()
             await submit(queue, "a", "hang b", "c")
-            async with dispatching(queue, [address], LinkSettings(max_jobs=2, drain_seconds=1.0)):
+            async with dispatching(
+                queue, [address], DispatcherSettings(teacher_jobs=2, drain_seconds=1.0)
+            ):
                 await until(lambda: teacher.under_way == 2)
                 asyncio.get_running_loop().call_later(0.2, teacher.open.set)
             assert (await queue.job("a")).state is JobState.DONE
