@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
 )
 
 WEIGHT_SPREAD = 0.25
@@ -71,3 +72,27 @@ def write_tiny_llama(
         "eos_token_id": 2,
     }
     return write_model(folder, LlamaConfig(vocab_size=vocab_size, **(fields | config)), seed)
+
+
+def write_tiny_qwen3(folder: Path, seed: int = 0, vocab_size: int = 64) -> PreTrainedModel:
+    """Saves a Qwen3 of two layers: norms of queries and keys, and a head of its own.
+
+    Its attention heads have 32 elements, the fewest that vLLM takes on a CPU.
+    """
+    write_tokenizer(folder, vocab_size)
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        initializer_range=WEIGHT_SPREAD,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return write_model(folder, config, seed)

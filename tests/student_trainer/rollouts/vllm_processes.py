@@ -9,12 +9,11 @@ from typing import Self
 
 import numpy as np
 import torch
-from transformers import Qwen3Config
 
 from student_trainer.models import Student, StudentConfig, load_student
 from student_trainer.rollouts.vllm_server import VllmServerSampler, VllmServerSamplerConfig
 from tests.processes import running_in
-from tests.tiny_models import WEIGHT_SPREAD, write_model, write_tiny_llama, write_tokenizer
+from tests.tiny_models import write_tiny_llama, write_tiny_qwen3
 
 ENGINE_ARGS = {"dtype": "float32", "enforce_eager": True, "block_size": 32}
 """What vLLM needs for the numbers of a float32 student on a CPU."""
@@ -27,23 +26,7 @@ def write_student(folder: Path, family: str, seed: int = 0) -> None:
     if family == "llama":
         write_tiny_llama(folder, seed, hidden_size=4 * HEAD)
         return
-    write_tokenizer(folder)
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=HEAD,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        initializer_range=WEIGHT_SPREAD,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    write_model(folder, config, seed)
+    write_tiny_qwen3(folder, seed)
 
 
 def read_student(folder: Path) -> Student:
