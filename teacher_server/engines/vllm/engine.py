@@ -103,32 +103,35 @@ class VllmEngine(Engine):
         """Steps of vLLM's scheduler so far."""
         return self._steps.count
 
-    async def take_step_seconds(self) -> float:
-        """Seconds that the model runner spent in its steps since this was last asked."""
+    @property
+    def path_name(self) -> str:
+        """How vLLM is asked for scores, as in `--scoring-path`."""
+        return self._path.name
+
+    async def take_step_seconds(self) -> float | None:
+        """Seconds that the model runner spent in its steps since this was last asked; None on the
+        paths that leave the runner as it is."""
+        if not isinstance(self._path, ResponseRowsPath):
+            return None
         seconds: list[float] = await self._llm.collective_rpc("take_step_seconds")
         return max(seconds)
 
-    async def close(self) -> None:
-        """Ends vLLM's processes."""
-        self._llm.shutdown()
+    async def peak_bytes(self) -> int:
+        """Most memory that the workers ever held, together."""
+        peaks: list[int] = await self._llm.collective_rpc("peak_bytes")
+        return sum(peaks)
 
-    async def _score_pair(self, request: PairRequest) -> tuple[Scores, int]:
-        """One pair's scores, and the tokens computed for them."""
-        computed = 0
-        for cached in (True, False):
-            output = await self._generate(
-                request.tokens, self._path.sampling_params(request, cached=cached)
-            )
-            computed += len(request.tokens) - (output.num_cached_tokens or 0)
-            scores = self._path.read(request, output)
-            if scores is not None:
-                return scores, computed
-            self.second_requests += cached
-        raise EngineFailure(
-            "vLLM left out rows of a response although nothing was cached", reason="ROWS_MISSING"
-        )
+    async def reset_prefix_cache(self) -> None:
+        """Forgets all contexts; no request may be under way."""
+        await self._llm.reset_prefix_cache()
 
-    async def _generate(self, tokens: list[int], params: "SamplingParams") -> "RequestOutput":
+    async def generate(self, tokens: list[int], params: "SamplingParams") -> "RequestOutput":
+        """The last output of one request to vLLM; what is no scoring job asks by it.
+
+        Raises:
+            EngineFailure: it ended without a result.
+            Unavailable: vLLM's engine is dead.
+        """
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -141,6 +144,26 @@ class VllmEngine(Engine):
         if final is None or final.outputs[0].finish_reason not in ("length", "stop"):
             raise EngineFailure("vLLM ended a request without a result", reason="ENGINE_FAILED")
         return final
+
+    async def close(self) -> None:
+        """Ends vLLM's processes."""
+        self._llm.shutdown()
+
+    async def _score_pair(self, request: PairRequest) -> tuple[Scores, int]:
+        """One pair's scores, and the tokens computed for them."""
+        computed = 0
+        for cached in (True, False):
+            output = await self.generate(
+                request.tokens, self._path.sampling_params(request, cached=cached)
+            )
+            computed += len(request.tokens) - (output.num_cached_tokens or 0)
+            scores = self._path.read(request, output)
+            if scores is not None:
+                return scores, computed
+            self.second_requests += cached
+        raise EngineFailure(
+            "vLLM left out rows of a response although nothing was cached", reason="ROWS_MISSING"
+        )
 
     async def _difference_from_public(self) -> float:
         """The largest difference between our path and the public interface on a few tokens."""
@@ -158,7 +181,7 @@ class VllmEngine(Engine):
         ours = (await self.score(job)).scores.sampled
         (request,) = pair_requests(job)
         public = PromptLogProbsPath()
-        output = await self._generate(request.tokens, public.sampling_params(request, cached=False))
+        output = await self.generate(request.tokens, public.sampling_params(request, cached=False))
         expected = public.read(request, output)
         assert expected is not None
         assert expected.sampled is not None

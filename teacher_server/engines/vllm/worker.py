@@ -8,9 +8,11 @@ and the server compares the numbers with those of the public interface before it
 ready.
 """
 
+import resource
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from teacher_server.engines.vllm.rows import (
@@ -44,6 +46,13 @@ class TeacherWorker:
         """Seconds that the runner spent in its steps since this was last asked."""
         seconds, self.row_scoring.step_seconds = self.row_scoring.step_seconds, 0.0
         return seconds
+
+    def peak_bytes(self) -> int:
+        """Most memory that this worker ever held: on a GPU what torch held there."""
+        device = self.model_runner.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 class RowScoring:
