@@ -118,38 +118,30 @@ def fit_to_model(
     Raises:
         WeightsUnavailable: WEIGHTS_INCOMPATIBLE, naming the first tensor that does not fit.
     """
-    wanted = model.state_dict()
+    # The parameters themselves, not what is in them: the model may be on the meta device.
+    wanted: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
     fitted: dict[str, torch.Tensor] = {}
     for name, own in wanted.items():
-        same = [other for other in _tied_names(name, wanted) if other in tensors]
-        if not same:
+        same = [name, *(other for other in wanted if other != name and wanted[other] is own)]
+        given = [other for other in same if other in tensors]
+        if not given:
             raise incompatible(weights, f"tensor {name} is not in the file")
-        tensor = tensors[same[0]]
+        tensor = tensors[given[0]]
         if tensor.shape != own.shape:
             raise incompatible(
                 weights,
-                f"tensor {same[0]} is {list(tensor.shape)}, but the teacher's is {list(own.shape)}",
+                f"tensor {given[0]} is {list(tensor.shape)}, but the teacher's is "
+                f"{list(own.shape)}",
             )
-        if any(not torch.equal(tensor, tensors[other]) for other in same[1:]):
+        if any(not torch.equal(tensor, tensors[other]) for other in given[1:]):
             raise incompatible(
                 weights,
-                f"tensors {', '.join(same)} differ, but the teacher's model ties them",
+                f"tensors {', '.join(given)} differ, but the teacher's model ties them",
             )
         fitted[name] = tensor.to(own.dtype)
     if unknown := sorted(set(tensors) - set(wanted)):
         raise incompatible(weights, f"tensor {unknown[0]} is not in the teacher's model")
     return fitted
-
-
-def _tied_names(name: str, state: dict[str, torch.Tensor]) -> list[str]:
-    """The names of the tensor and of those that share its memory, its own first."""
-    own = state[name]
-    others = [
-        other
-        for other, tensor in state.items()
-        if other != name and tensor.data_ptr() == own.data_ptr() and tensor.shape == own.shape
-    ]
-    return [name, *others]
 
 
 def incompatible(weights: Weights, message: str) -> WeightsUnavailable:
