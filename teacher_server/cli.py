@@ -1,9 +1,11 @@
-"""The teacher's commands: `counterhint teacher serve`, `counterhint bench scoring`."""
+"""The teacher's commands: `counterhint teacher serve`, `bench scoring` and `bench wire`."""
 
 import json
 import logging
+from collections.abc import Set
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import AliasChoices, Field
@@ -11,8 +13,12 @@ from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.errors import InputError
+from teacher_server.bench.job import GroupShape
 
 if TYPE_CHECKING:
+    from teacher_server.bench.served import AgainstFigures, ServedFigures
+    from teacher_server.bench.transformers import TransformersFigures
+    from teacher_server.bench.vllm import VllmFigures
     from teacher_server.engines.base import Engine
 
 
@@ -108,9 +114,7 @@ class Serve(Command):
 
     def _make_engine(self) -> "Engine":
         """The engine that the options describe."""
-        if wrong := sorted(self.model_fields_set & _OPTIONS_OF_OTHERS[self.engine]):
-            flag = wrong[0].replace("_", "-")
-            raise InputError(f"--{flag} does not go with --engine {self.engine}; remove it")
+        refuse_options_of_others(self.model_fields_set, self.engine)
         if self.engine == "vllm":
             from teacher_server.engines.vllm.engine import VllmEngine
             from teacher_server.engines.vllm.options import VllmOptions, parse_engine_args
@@ -158,59 +162,115 @@ _OPTIONS_OF_OTHERS = {
 """Options that mean nothing to an engine."""
 
 
-class BenchScoring(Command):
-    """Time group scoring against one full forward pass a pair, and compare their numbers.
+def refuse_options_of_others(given: Set[str], engine: str) -> None:
+    """Refuses options that were given but mean nothing to the engine.
 
-    example:
-      counterhint bench scoring --engine transformers --json
-      counterhint bench scoring --model models/teacher --group 8 --wrong 4
+    Raises:
+        InputError: there is one.
     """
+    if wrong := sorted(given & _OPTIONS_OF_OTHERS[engine]):
+        flag = wrong[0].replace("_", "-")
+        raise InputError(f"--{flag} does not go with --engine {engine}; remove it")
+
+
+class GroupCommand(Command):
+    """What every benchmark of a group's job can be told."""
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_BENCH_")
 
-    engine: Literal["transformers"] = "transformers"
-    """What computes the log probs."""
-    model: Path | None = None
-    """Model folder; a random Llama of 4 layers (hidden size 512, 4096 tokens) by default."""
-    group: int = Field(8, ge=2)
+    group: int = Field(GroupShape.group, ge=2)
     """Rollouts of the group, and contexts: every rollout is a hint for its siblings."""
-    wrong: int = Field(4, ge=0)
+    wrong: int = Field(GroupShape.wrong, ge=0)
     """Wrong hints of a rollout, beside its correct one."""
-    context_tokens: int = Field(600, ge=1)
+    context_tokens: int = Field(GroupShape.context_tokens, ge=1)
     """Tokens of each context."""
-    response_tokens: int = Field(200, ge=1)
+    response_tokens: int = Field(GroupShape.response_tokens, ge=1)
     """Tokens of each response."""
-    max_batch_tokens: int = Field(16384, ge=1)
-    """Most tokens of a batch, both ways."""
-    repeats: int = Field(3, ge=1)
-    """Rounds after the first one; medians are shown."""
     json_output: bool = Field(False, validation_alias=AliasChoices("json"))
     """Print one JSON object."""
 
+    def shape(self, top_k: int) -> GroupShape:
+        """The job."""
+        return GroupShape(self.group, self.wrong, self.context_tokens, self.response_tokens, top_k)
+
+
+class BenchScoring(GroupCommand):
+    """Time a group's job scored our way against one request or forward pass a pair.
+
+    In one process (--engine), the whole way through a teacher or the services (--url), or that
+    against another server of the same model (--url with --against).
+
+    example:
+      counterhint bench scoring --engine transformers --json
+      counterhint bench scoring --engine vllm --model models/teacher --top-k 16
+      counterhint bench scoring --url 127.0.0.1:50050 --against http://127.0.0.1:8000
+    """
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm]."""
+    model: Path | None = None
+    """Model folder; a random Llama of 4 layers (hidden size 512, 4096 tokens) by default."""
+    top_k: int = Field(GroupShape.top_k, ge=0)
+    """Entries of the top k at each position; 0 for the response's own tokens only."""
+    max_batch_tokens: int = Field(16384, ge=1)
+    """transformers: most tokens of a batch, both ways."""
+    engine_arg: list[str] = Field([])
+    """vllm: an engine argument by its name in Python, name=value; repeatable."""
+    url: str | None = None
+    """Score through this address instead, of a teacher or of the services' intake: host:port or
+    unix:///path."""
+    against: str | None = None
+    """With --url: a vLLM server of the same model, http://host:port, that scores by turns."""
+    repeats: int = Field(3, ge=1)
+    """Rounds after the first one; medians are shown."""
+
     def run(self) -> int:
         """Measures and prints."""
-        from teacher_server.bench import bench_model, bench_scoring, group_job
-
-        model = bench_model(self.model)
-        job = group_job(
-            self.group,
-            self.wrong,
-            self.context_tokens,
-            self.response_tokens,
-            model.config.get_text_config().vocab_size,
-        )
-        figures = asdict(bench_scoring(model, job, self.max_batch_tokens, self.repeats))
+        figures = asdict(self._through_servers() if self.url else self._in_process())
         if self.json_output:
             print(json.dumps(figures))
-        else:
-            for name, value in figures.items():
-                print(
-                    f"{name:<16} {value:.6g}" if isinstance(value, float) else f"{name:<16} {value}"
-                )
+            return EXIT_DONE
+        width = max(map(len, figures))
+        for name, value in figures.items():
+            shown = f"{value:.6g}" if isinstance(value, float) else value
+            print(f"{name:<{width}} {shown}")
         return EXIT_DONE
 
+    def _in_process(self) -> "TransformersFigures | VllmFigures":
+        if self.against:
+            raise InputError(
+                f"--against {self.against}: give --url as well, the address of a teacher or of "
+                "the services that serve the same model"
+            )
+        refuse_options_of_others(self.model_fields_set, self.engine)
+        from teacher_server.bench.random_model import write_random_model
 
-class BenchWire(Command):
+        with TemporaryDirectory() as folder:
+            model = self.model or write_random_model(Path(folder))
+            shape = self.shape(self.top_k)
+            if self.engine == "vllm":
+                from teacher_server.bench.vllm import bench_vllm
+
+                return bench_vllm(model, shape, self.engine_arg, self.repeats)
+            from teacher_server.bench.transformers import bench_transformers
+
+            return bench_transformers(model, shape, self.max_batch_tokens, self.repeats)
+
+    def _through_servers(self) -> "ServedFigures | AgainstFigures":
+        of_engines = {"engine", "model", "max_batch_tokens", "engine_arg"}
+        if wrong := sorted(self.model_fields_set & of_engines):
+            flag = wrong[0].replace("_", "-")
+            raise InputError(f"--{flag} does not go with --url: the server has its own; remove it")
+        from teacher_server.bench.served import bench_against, bench_served
+
+        assert self.url
+        shape = self.shape(self.top_k)
+        if self.against:
+            return bench_against(self.url, self.against, shape, self.repeats)
+        return bench_served(self.url, shape, self.repeats)
+
+
+class BenchWire(GroupCommand):
     """Measure replies in bytes and time against the JSON of OpenAI-compatible servers.
 
     example:
@@ -218,40 +278,18 @@ class BenchWire(Command):
       counterhint bench wire --group 8 --wrong 4 --top-k 100 --vocab-size 151936
     """
 
-    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_BENCH_")
-
-    group: int = Field(8, ge=2)
-    """Rollouts of the group, and contexts: every rollout is a hint for its siblings."""
-    wrong: int = Field(4, ge=0)
-    """Wrong hints of a rollout, beside its correct one."""
-    context_tokens: int = Field(600, ge=1)
-    """Tokens of each context."""
-    response_tokens: int = Field(200, ge=1)
-    """Tokens of each response."""
     top_k: int = Field(16, ge=1)
     """Entries of a position, for the reply with the top k."""
     vocab_size: int = Field(151_936, ge=1, le=2**31)
     """Token ids are below this; 151,936 is Qwen's."""
     repeats: int = Field(5, ge=1)
     """Rounds after the first one; medians are shown."""
-    json_output: bool = Field(False, validation_alias=AliasChoices("json"))
-    """Print one JSON object."""
 
     def run(self) -> int:
         """Measures and prints."""
-        from teacher_server.bench_wire import bench_wire
+        from teacher_server.bench.wire import bench_wire
 
-        figures = asdict(
-            bench_wire(
-                self.group,
-                self.wrong,
-                self.context_tokens,
-                self.response_tokens,
-                self.top_k,
-                self.vocab_size,
-                self.repeats,
-            )
-        )
+        figures = asdict(bench_wire(self.shape(self.top_k), self.vocab_size, self.repeats))
         if self.json_output:
             print(json.dumps(figures))
             return EXIT_DONE

@@ -2,15 +2,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from teacher_server.bench import group_job, score_naively
+from teacher_server.bench.transformers import score_naively
 from tests.teacher_server.jobs import plain_log_probs, random_job, tokens_of_pairs
-
-
-def test_the_default_group_is_the_one_of_the_papers_setting():
-    job = group_job(8, 4, 600, 200, 1000)
-    assert (job.tokens_naive, job.tokens_computed) == (32_000, 12_800)
-    assert len(np.unique(job.pairs, axis=0)) == 40
-    assert (job.pairs[:, 0] != job.pairs[:, 1]).all()
 
 
 def test_the_naive_way_gives_the_numbers_of_plain_forward_passes():

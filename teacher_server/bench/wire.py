@@ -27,7 +27,7 @@ from counterhint.jobs import Cost, Outputs, Scores, ScoringJob, ScoringResult
 from counterhint.messages import job_to_message, result_from_message, result_to_message
 from counterhint.tensors import TokenIds
 from counterhint.v1 import scoring_pb2
-from teacher_server.bench import group_job
+from teacher_server.bench.job import GroupShape, group_job
 
 _STAMPS = {
     "weights_revision": "0123456789ab",
@@ -95,27 +95,21 @@ class WireFigures:
     """A reply with those and the top k."""
 
 
-def bench_wire(
-    group: int,
-    wrong: int,
-    context_tokens: int,
-    response_tokens: int,
-    top_k: int,
-    vocab_size: int,
-    repeats: int,
-) -> WireFigures:
+def bench_wire(shape: GroupShape, vocab_size: int, repeats: int) -> WireFigures:
     """Encodes and decodes a group's replies both ways, by turns, after one round to warm up.
+
+    The shape's top k is that of one of the two replies.
 
     Raises:
         InputError: a group too small for its hints, or a top_k above the vocabulary.
     """
-    if top_k > vocab_size:
-        raise InputError(f"--top-k {top_k} is above --vocab-size {vocab_size}: lower it")
+    if shape.top_k > vocab_size:
+        raise InputError(f"--top-k {shape.top_k} is above --vocab-size {vocab_size}: lower it")
     job = replace(
-        group_job(group, wrong, context_tokens, response_tokens, vocab_size),
+        group_job(shape, vocab_size, _STAMPS["tokenizer_fingerprint"]),
         id=_JOB_ID,
         run_id=_JOB_ID.partition("/")[0],
-        tokenizer_fingerprint=_STAMPS["tokenizer_fingerprint"],
+        outputs=Outputs(),
     )
     request_bytes = len(job_to_message(job).SerializeToString())
     tokens_sent = int(job.context_lengths.sum() + job.response_lengths.sum())
@@ -125,7 +119,7 @@ def bench_wire(
         request_bytes=request_bytes,
         request_overhead_bytes=request_bytes - 4 * tokens_sent,
         sampled=_measure(job, vocab_size, repeats),
-        top_k=_measure(replace(job, outputs=Outputs(top_k=top_k)), vocab_size, repeats),
+        top_k=_measure(replace(job, outputs=Outputs(top_k=shape.top_k)), vocab_size, repeats),
     )
 
 

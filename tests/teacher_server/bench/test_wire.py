@@ -1,13 +1,12 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from counterhint.command_line import run_command
-from counterhint.jobs import Outputs
-from teacher_server.bench import group_job
-from teacher_server.bench_wire import bench_wire, decode_json, encode_json, random_result
+from teacher_server.bench.job import GroupShape, group_job
+from teacher_server.bench.wire import bench_wire, decode_json, encode_json, random_result
 from teacher_server.cli import BenchWire
 
 QWEN_VOCABULARY = 151_936
@@ -15,7 +14,7 @@ PAIR_BYTES = 64
 
 
 def test_a_groups_replies_keep_the_bounds_of_the_wire() -> None:
-    figures = bench_wire(8, 4, 600, 200, 16, QWEN_VOCABULARY, repeats=1)
+    figures = bench_wire(GroupShape(8, 4, 600, 200, 16), QWEN_VOCABULARY, repeats=1)
     assert (figures.pairs, figures.response_tokens) == (40, 8000)
     stamps = PAIR_BYTES * figures.pairs
     assert figures.sampled.bytes <= 4 * 8000 + stamps
@@ -25,14 +24,14 @@ def test_a_groups_replies_keep_the_bounds_of_the_wire() -> None:
 
 
 def test_what_a_reply_costs_once_does_not_grow_with_its_pairs() -> None:
-    figures = bench_wire(8, 4, 4, 200, 16, QWEN_VOCABULARY, repeats=1)
+    figures = bench_wire(GroupShape(8, 4, 4, 200, 16), QWEN_VOCABULARY, repeats=1)
     for reply in (figures.sampled, figures.top_k):
         assert reply.one_pair_overhead_bytes <= reply.overhead_bytes
         assert reply.overhead_bytes <= reply.one_pair_overhead_bytes + 16  # longer varints
 
 
 def test_the_figures_hang_together() -> None:
-    figures = bench_wire(3, 1, 5, 7, 4, 1000, repeats=1)
+    figures = bench_wire(GroupShape(3, 1, 5, 7, 4), 1000, repeats=1)
     assert (figures.pairs, figures.response_tokens) == (6, 42)
     for reply, entries in ((figures.sampled, 0), (figures.top_k, 4)):
         assert reply.entry_bytes == (5 if entries else 0)
@@ -45,7 +44,7 @@ def test_the_figures_hang_together() -> None:
 
 @pytest.mark.parametrize("top_k", [0, 1, 6])
 def test_the_json_carries_the_same_numbers(top_k: int) -> None:
-    job = replace(group_job(4, 1, 5, 9, 6), outputs=Outputs(top_k=top_k))
+    job = group_job(GroupShape(4, 1, 5, 9, top_k), 6)
     scores = random_result(job, vocab_size=6).scores
     bodies = encode_json(job, random_result(job, vocab_size=6))
     assert len(bodies) == len(job.pairs)
@@ -67,7 +66,7 @@ def test_the_command_prints_one_json_object(capsys: pytest.CaptureFixture[str]) 
     arguments = [*SMALL, "--top-k", "4", "--repeats", "1", "--json"]
     assert run_command(BenchWire, "counterhint bench wire", arguments) == 0
     figures = json.loads(capsys.readouterr().out)
-    expected = asdict(bench_wire(3, 1, 5, 7, 4, QWEN_VOCABULARY, repeats=1))
+    expected = asdict(bench_wire(GroupShape(3, 1, 5, 7, 4), QWEN_VOCABULARY, repeats=1))
     assert set(figures) == set(expected)
     for reply in ("sampled", "top_k"):
         assert set(figures[reply]) == set(expected[reply])

@@ -1,4 +1,4 @@
-"""Times group scoring against the naive way: one full forward pass a pair.
+"""Group scoring with transformers against the naive way: one full forward pass a pair.
 
 Both run in this process on the same model, by turns, with the same bound on batches; the naive way
 gets logits at response positions only, so the difference is the shared contexts alone. What is
@@ -16,31 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from counterhint.errors import InputError
-from counterhint.jobs import Outputs, ScoringJob, pairs_array
-from counterhint.tensors import TokenIds
+from counterhint.jobs import ScoringJob
+from teacher_server.bench.job import GroupShape, group_job
 from teacher_server.engines.head import Head
 from teacher_server.engines.shared_prefix import GroupScorer
 from teacher_server.engines.transformers import load_model
 
-DEFAULT_MODEL = LlamaConfig(
-    vocab_size=4096,
-    hidden_size=512,
-    intermediate_size=1536,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    max_position_embeddings=4096,
-    tie_word_embeddings=True,
-    initializer_range=0.1,
-)
-"""The random model of the benchmark: a head small beside the layers, as in models of use."""
-
 
 @dataclass(frozen=True, slots=True)
-class ScoringFigures:
+class TransformersFigures:
     """What the benchmark measured."""
 
     tokens_naive: int
@@ -60,10 +46,16 @@ class ScoringFigures:
     GPU: that torch held there)."""
 
 
-def bench_scoring(
-    model: PreTrainedModel, job: ScoringJob, max_batch_tokens: int, repeats: int
-) -> ScoringFigures:
-    """Scores a job both ways, by turns, after one round to warm up."""
+def bench_transformers(
+    folder: Path, shape: GroupShape, max_batch_tokens: int, repeats: int
+) -> TransformersFigures:
+    """Scores a job both ways, by turns, after one round to warm up.
+
+    Raises:
+        InputError: the model or the shape cannot be used.
+    """
+    model = load_model(folder)
+    job = group_job(shape, model.config.get_text_config().vocab_size)
     scorer = GroupScorer(model, max_batch_tokens)
     scorer.score(job)
     peak_bytes = _peak_bytes(model.device)
@@ -77,7 +69,7 @@ def bench_scoring(
         ours.append(time.perf_counter() - middle)
     assert sampled is not None
     seconds_naive, seconds_ours = statistics.median(naive[1:]), statistics.median(ours[1:])
-    return ScoringFigures(
+    return TransformersFigures(
         tokens_naive=job.tokens_naive,
         tokens_computed=job.tokens_computed,
         seconds_naive=seconds_naive,
@@ -92,7 +84,10 @@ def bench_scoring(
 def score_naively(
     model: PreTrainedModel, job: ScoringJob, max_batch_tokens: int
 ) -> NDArray[np.float32]:
-    """Log probs `[N]` of a job's pairs, each by a full forward pass over context and response."""
+    """Log probs `[N]` of a job's pairs, each by a full forward pass over context and response.
+
+    The top k that a job asks for is computed as well, and dropped.
+    """
     head = Head(model)
     output = np.empty(int(job.pair_lengths.sum()), dtype=np.float32)
     starts = np.cumsum(job.pair_lengths) - job.pair_lengths
@@ -116,53 +111,11 @@ def score_naively(
         ).last_hidden_state[read.to(model.device)]
         targets = torch.from_numpy(
             np.concatenate([job.responses[job.pairs[pair, 1]] for pair in batch]).astype(np.int64)
-        )
-        scores = head.score(hidden, targets.to(model.device)).sampled.cpu().numpy()
+        ).to(model.device)
+        scores = head.score(hidden, targets, top_k=job.outputs.top_k).sampled.cpu().numpy()
         positions = [np.arange(starts[p], starts[p] + job.pair_lengths[p]) for p in batch]
         output[np.concatenate(positions)] = scores
     return output
-
-
-def group_job(
-    group: int, wrong: int, context_tokens: int, response_tokens: int, vocab_size: int
-) -> ScoringJob:
-    """A group's job of random tokens: every rollout under a correct hint and `wrong` wrong ones.
-
-    Each of the `group` contexts holds the hint of one sibling; a rollout is never its own hint.
-    """
-    if wrong + 2 > group:
-        raise InputError(
-            f"--wrong {wrong} with --group {group}: a rollout has one correct and {wrong} wrong "
-            f"siblings, so the group must be at least {wrong + 2}"
-        )
-    random = np.random.default_rng(0)
-
-    def sequences(length: int) -> tuple[TokenIds, ...]:
-        return tuple(random.integers(0, vocab_size, length).astype(np.int32) for _ in range(group))
-
-    pairs = [
-        ((response + step) % group, response)
-        for response in range(group)
-        for step in range(1, wrong + 2)
-    ]
-    return ScoringJob(
-        id="bench",
-        run_id="bench",
-        contexts=sequences(context_tokens),
-        responses=sequences(response_tokens),
-        pairs=pairs_array(pairs),
-        tokenizer_fingerprint="",
-        outputs=Outputs(),
-    )
-
-
-def bench_model(folder: Path | None) -> PreTrainedModel:
-    """The model of a folder in float32 on the CPU or GPU there is, or `DEFAULT_MODEL`."""
-    if folder is not None:
-        return load_model(folder)
-    torch.manual_seed(0)
-    model: PreTrainedModel = LlamaForCausalLM(DEFAULT_MODEL).eval()
-    return model
 
 
 def _peak_bytes(device: torch.device) -> int:
