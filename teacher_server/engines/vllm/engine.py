@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from counterhint.errors import EngineFailure, InputError, Unavailable
+from counterhint.errors import ENGINE_DEAD, EngineFailure, InputError, Unavailable
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, pairs_array
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.model_folder import (
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest difference between our path's numbers and the public interface's that is rounding."""
+SHUTDOWN_SECONDS = 8.0
+"""How long vLLM's processes may take to end before they are killed; on a machine with two busy
+cores they take 5 s."""
 
 
 class VllmEngine(Engine):
@@ -87,10 +90,10 @@ class VllmEngine(Engine):
                 tasks = {
                     index: pairs.create_task(self._score_pair(requests[index])) for index in order
                 }
-        except* Unavailable as errors:
-            raise errors.exceptions[0] from errors
-        except* EngineFailure as errors:
-            raise errors.exceptions[0] from errors
+        except ExceptionGroup as failures:
+            # Pairs may fail at once, and each in its own way; a dead engine explains the rest.
+            worst = failures.subgroup(Unavailable) or failures
+            raise worst.exceptions[0] from None
         replies = [tasks[index].result() for index in range(len(requests))]
         return Scored(
             _joined([scores for scores, _ in replies]),
@@ -133,21 +136,23 @@ class VllmEngine(Engine):
             Unavailable: vLLM's engine is dead.
         """
         from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         final: Any = None
         try:
             async for output in self._llm.generate(tokens_input(tokens), params, next(self._names)):
                 final = output
         except EngineDeadError as error:
-            raise Unavailable("vLLM's engine is dead", reason="ENGINE_DEAD") from error
+            raise Unavailable("vLLM's engine is dead", reason=ENGINE_DEAD) from error
+        except (EngineGenerateError, ValueError) as error:
+            raise EngineFailure(f"vLLM failed: {error}", reason="ENGINE_FAILED") from error
         if final is None or final.outputs[0].finish_reason not in ("length", "stop"):
             raise EngineFailure("vLLM ended a request without a result", reason="ENGINE_FAILED")
         return final
 
     async def close(self) -> None:
         """Ends vLLM's processes."""
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
 
     async def _score_pair(self, request: PairRequest) -> tuple[Scores, int]:
         """One pair's scores, and the tokens computed for them."""
@@ -157,7 +162,7 @@ class VllmEngine(Engine):
                 request.tokens, self._path.sampling_params(request, cached=cached)
             )
             computed += len(request.tokens) - (output.num_cached_tokens or 0)
-            scores = self._path.read(request, output)
+            scores = self._path.read(request, output, cached=cached)
             if scores is not None:
                 return scores, computed
             self.second_requests += cached
@@ -182,7 +187,7 @@ class VllmEngine(Engine):
         (request,) = pair_requests(job)
         public = PromptLogProbsPath()
         output = await self.generate(request.tokens, public.sampling_params(request, cached=False))
-        expected = public.read(request, output)
+        expected = public.read(request, output, cached=False)
         assert expected is not None
         assert expected.sampled is not None
         assert ours is not None

@@ -73,6 +73,8 @@ class ScoringPath(ABC):
     """As in `--scoring-path`."""
     outputs: ClassVar[tuple[str, ...]]
     """What it can give."""
+    counts_rows: ClassVar[bool] = False
+    """Whether a reply comes only when every row was computed, however the request fared."""
 
     def sampling_params(self, request: PairRequest, *, cached: bool) -> "SamplingParams":
         """What is sent with the pair's tokens.
@@ -101,9 +103,19 @@ class ScoringPath(ABC):
     def _wanted(self, request: PairRequest) -> dict[str, Any]:
         """The fields of `SamplingParams` that ask for the scores."""
 
-    def read(self, request: PairRequest, output: "RequestOutput") -> Scores | None:
-        """The response's scores; None when some of its rows were not computed."""
+    def read(self, request: PairRequest, output: "RequestOutput", *, cached: bool) -> Scores | None:
+        """The response's scores; None when some of its rows were not, or may not be, computed.
+
+        Args:
+            request: the pair.
+            output: vLLM's last output for it.
+            cached: whether the prefix cache was read.
+        """
         if (output.num_cached_tokens or 0) > request.start:
+            return None
+        # A request that lost its place in the KV cache halfway looks for a prefix once more when it
+        # goes on. That hit may reach further, and `num_cached_tokens` tells of the first alone.
+        if cached and not self.counts_rows and output.metrics.num_preemptions:
             return None
         return self._read(request, output)
 
@@ -116,6 +128,7 @@ class ResponseRowsPath(ScoringPath):
 
     name = "response-rows"
     outputs = ("sampled", "top_k", "given", "entropy")
+    counts_rows = True
 
     def _wanted(self, request: PairRequest) -> dict[str, Any]:
         given = request.given
@@ -154,6 +167,8 @@ class PromptLogProbsPath(ScoringPath):
         # Aligned from the end, which is right whether or not cached rows are left out.
         log_probs = np.array(flat.logprobs[-rows * width :], dtype=np.float32).reshape(rows, width)
         ids = np.array(flat.token_ids[-rows * width :], dtype=np.int32).reshape(rows, width)
+        if not np.array_equal(ids[:, 0], request.tokens[-rows:]):
+            return None
         top_k = request.outputs.top_k > 0
         return Scores(
             sampled=log_probs[:, 0] if request.outputs.sampled else None,
