@@ -76,13 +76,25 @@ def adapter_factors(
         WeightsUnavailable: as `adapted_model` does.
     """
     adapted = _checked(model, tensors, settings, of)
-    factors = {}
+    factors: dict[str, Tensor] = {}
     for layer, module in adapted.model.named_modules():
         if isinstance(module, LoraLayer):
             a, b = (f"{_PREFIX}{layer}.lora_{factor}.weight" for factor in "AB")
             factors[a] = tensors[a].to(torch.float32)
             factors[b] = tensors[b].to(torch.float32) * module.scaling[_NAME]
     return factors
+
+
+def adaptable_layers(model: PreTrainedModel) -> list[str]:
+    """The names (`q_proj`) of the linear layers that an adapter may change, but for the head."""
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+    )
 
 
 def _checked(

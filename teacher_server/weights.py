@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from counterhint.errors import WeightsUnavailable
@@ -73,6 +73,20 @@ def read_weights(weights: Weights, roots: Sequence[Path]) -> WeightsFile:
     if not isinstance(adapter, dict):
         raise incompatible(weights, f"its metadata {ADAPTER_METADATA} is not a JSON object")
     return WeightsFile(tensors, adapter)
+
+
+def is_adapter(weights: Weights, roots: Sequence[Path]) -> bool:
+    """Whether the file is an adapter, by its header alone: nothing is checked by hash yet.
+
+    Raises:
+        WeightsUnavailable: as `read_weights` does.
+    """
+    path = _allowed_path(weights, roots)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ADAPTER_METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return read_weights(weights, roots).adapter is not None  # which says what is wrong
 
 
 def _metadata(content: bytes) -> dict[str, str]:

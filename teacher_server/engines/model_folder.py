@@ -2,8 +2,10 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from counterhint.errors import InputError
 from counterhint.fingerprint import tokenizer_fingerprint
@@ -56,3 +58,13 @@ def folder_revision(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def model_outline(folder: Path, dtype: Literal["float32", "bfloat16"]) -> PreTrainedModel:
+    """The folder's model on the meta device: its layers, names and shapes, no weights."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+    return model

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from counterhint.errors import InputError
+from teacher_server.adapters import adaptable_layers
+from teacher_server.engines.model_folder import model_outline
 from teacher_server.engines.vllm.requests import (
     PATHS,
     PromptLogProbsPath,
@@ -77,6 +79,8 @@ _BY_OPTION = {
     "max_logprobs": "--max-top-k",
     "scheduler_cls": "--scoring-path",
     "served_model_name": "--model-id",
+    "max_loras": "--max-loaded-weights",
+    "max_cpu_loras": "--max-loaded-weights",
 }
 """Arguments that an option of ours decides."""
 
@@ -165,6 +169,7 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
         defaults |= {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 4096}
         if not {"gpu_memory_utilization", "kv_cache_memory_bytes"} & options.engine_args.keys():
             defaults["kv_cache_memory_bytes"] = 2**30
+    defaults |= _adapter_arguments(options)
     overrides = dict(options.engine_args.get("hf_overrides", {}))
     if options.dtype != "float32":
         overrides.setdefault("head_dtype", "float32")
@@ -178,6 +183,30 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
         # vLLM samples one token behind the sequence, which needs a place of its own.
         "max_model_len": None if options.max_model_len is None else options.max_model_len + 1,
         "max_logprobs": options.max_top_k,
+    }
+
+
+def _adapter_arguments(options: VllmOptions) -> dict[str, Any]:
+    """Where weights may come from at all, adapters are taken, unless `enable_lora` says no."""
+    asked = options.engine_args.get("enable_lora")
+    if asked and not options.weights_roots:
+        raise InputError(
+            "--engine-arg enable_lora=true: adapters are read from --weights-root, which is not "
+            "given; give it"
+        )
+    if not options.weights_roots or asked is False:
+        return {}
+    from vllm.platforms import current_platform
+
+    # On a CPU vLLM computes requests without an adapter with the one in the last place, when others
+    # of the same step have one: that place must stay empty.
+    places = options.max_loaded_weights + current_platform.is_cpu()
+    return {
+        "enable_lora": True,
+        "max_loras": places,
+        "max_cpu_loras": places,
+        # Around the head vLLM puts an adapter that knows rows to sample from, but none to score.
+        "lora_target_modules": adaptable_layers(model_outline(options.model, options.dtype)),
     }
 
 

@@ -23,12 +23,13 @@ from teacher_server.engines.vllm.rows import (
     begin,
     score_chunks,
 )
+from teacher_server.engines.vllm.worker_weights import WeightsWorker
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
-class TeacherWorker:
+class TeacherWorker(WeightsWorker):
     """Methods that vLLM adds to its workers."""
 
     model_runner: "GPUModelRunner"
