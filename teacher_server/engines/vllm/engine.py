@@ -25,9 +25,11 @@ from teacher_server.engines.vllm.requests import (
     ScoringPath,
     pair_requests,
 )
+from teacher_server.engines.vllm.weights import VllmWeights
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class VllmEngine(Engine):
         """Pairs that had to be sent again because a prefix hit had swallowed some of their rows."""
         self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
         self.info = _describe(options, config, self._path)
+        self._weights = VllmWeights(self._llm, options, self.info.weights_revision)
 
     async def start(self) -> None:
         """Sets up scoring in the workers, and compares its numbers with the public interface's."""
@@ -81,30 +84,19 @@ class VllmEngine(Engine):
 
     async def score(self, job: ScoringJob) -> Scored:
         """Scores one job; when it is cancelled, its requests are aborted in vLLM."""
-        start = time.perf_counter()
-        requests = pair_requests(job)
-        try:
-            async with asyncio.TaskGroup() as pairs:
-                # By context, so that a context's requests meet it in the cache.
-                order = np.argsort(job.pairs[:, 0], kind="stable").tolist()
-                tasks = {
-                    index: pairs.create_task(self._score_pair(requests[index])) for index in order
-                }
-        except ExceptionGroup as failures:
-            # Pairs may fail at once, and each in its own way; a dead engine explains the rest.
-            worst = failures.subgroup(Unavailable) or failures
-            raise worst.exceptions[0] from None
-        replies = [tasks[index].result() for index in range(len(requests))]
-        return Scored(
-            _joined([scores for scores, _ in replies]),
-            self.info.weights_revision,
-            sum(computed for _, computed in replies),
-            time.perf_counter() - start,
-        )
+        async with self._weights.use(job.weights) as adapter:
+            start = time.perf_counter()
+            replies = await self._score_pairs(job, adapter)
+            return Scored(
+                _joined([scores for scores, _ in replies]),
+                job.weights.revision if job.weights else self.info.weights_revision,
+                sum(computed for _, computed in replies),
+                time.perf_counter() - start,
+            )
 
     def progress(self) -> int:
-        """Steps of vLLM's scheduler so far."""
-        return self._steps.count
+        """Steps of vLLM's scheduler so far, and of loading weights."""
+        return self._steps.count + self._weights.steps
 
     @property
     def path_name(self) -> str:
@@ -128,7 +120,12 @@ class VllmEngine(Engine):
         """Forgets all contexts; no request may be under way."""
         await self._llm.reset_prefix_cache()
 
-    async def generate(self, tokens: list[int], params: "SamplingParams") -> "RequestOutput":
+    async def generate(
+        self,
+        tokens: list[int],
+        params: "SamplingParams",
+        adapter: "LoRARequest | None" = None,
+    ) -> "RequestOutput":
         """The last output of one request to vLLM; what is no scoring job asks by it.
 
         Raises:
@@ -140,7 +137,9 @@ class VllmEngine(Engine):
 
         final: Any = None
         try:
-            async for output in self._llm.generate(tokens_input(tokens), params, next(self._names)):
+            async for output in self._llm.generate(
+                tokens_input(tokens), params, next(self._names), lora_request=adapter
+            ):
                 final = output
         except EngineDeadError as error:
             raise Unavailable("vLLM's engine is dead", reason=ENGINE_DEAD) from error
@@ -153,13 +152,35 @@ class VllmEngine(Engine):
     async def close(self) -> None:
         """Ends vLLM's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        self._weights.close()
 
-    async def _score_pair(self, request: PairRequest) -> tuple[Scores, int]:
+    async def _score_pairs(
+        self, job: ScoringJob, adapter: "LoRARequest | None"
+    ) -> list[tuple[Scores, int]]:
+        """Each pair's scores, and the tokens computed for them."""
+        requests = pair_requests(job)
+        try:
+            async with asyncio.TaskGroup() as pairs:
+                # By context, so that a context's requests meet it in the cache.
+                order = np.argsort(job.pairs[:, 0], kind="stable").tolist()
+                tasks = {
+                    index: pairs.create_task(self._score_pair(requests[index], adapter))
+                    for index in order
+                }
+        except ExceptionGroup as failures:
+            # Pairs may fail at once, and each in its own way; a dead engine explains the rest.
+            worst = failures.subgroup(Unavailable) or failures
+            raise worst.exceptions[0] from None
+        return [tasks[index].result() for index in range(len(requests))]
+
+    async def _score_pair(
+        self, request: PairRequest, adapter: "LoRARequest | None"
+    ) -> tuple[Scores, int]:
         """One pair's scores, and the tokens computed for them."""
         computed = 0
         for cached in (True, False):
             output = await self.generate(
-                request.tokens, self._path.sampling_params(request, cached=cached)
+                request.tokens, self._path.sampling_params(request, cached=cached), adapter
             )
             computed += len(request.tokens) - (output.num_cached_tokens or 0)
             scores = self._path.read(request, output, cached=cached)
