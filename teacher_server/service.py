@@ -86,15 +86,26 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         """Scores the jobs of a stream; replies as they finish."""
         slots = asyncio.Semaphore(self._stream_jobs)
         writing = asyncio.Lock()
-        ending: CounterhintError | None = None
+        given_up = False
+
+        async def write(reply: scoring_pb2.ScoreStreamResponse) -> None:
+            nonlocal given_up
+            async with writing:
+                if given_up:  # gRPC still holds the reply before, and takes one at a time
+                    return
+                try:
+                    async with asyncio.timeout(self._send_seconds):
+                        await context.write(reply)
+                except TimeoutError:
+                    given_up = True
+                    raise
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             async with AsyncExitStack() as held:
-                reply = await self._outcome(request, held)
-                async with writing, asyncio.timeout(self._send_seconds):
-                    await context.write(reply)
+                await write(await self._outcome(request, held))
             slots.release()
 
+        ending = None
         try:
             async with (
                 aclosing(self._until_draining(requests)) as taken,
@@ -104,9 +115,10 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                 async for request in taken:
                     jobs.create_task(answer(request))
                     await slots.acquire()
-            ending = _draining() if self._draining.is_set() else None
         except* TimeoutError:
-            ending = _unread(self._send_seconds)
+            ending = _not_taken(self._send_seconds)
+        if ending is None and self._draining.is_set():
+            ending = _draining()
         if ending is not None:
             await context.abort_with_status(error_to_status(ending))
 
@@ -208,6 +220,8 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         validate_job(job, info)
         tokens = job.tokens_computed
         async with self._admission.admit(tokens, _reply_bytes(job), held) as waited:
+            if self._engine.lost.done():
+                raise _draining()  # it is not begun, so it must not count as one that was inside
             try:
                 scored = await self._engine.score(job)
             except CounterhintError:
@@ -266,7 +280,7 @@ def _draining() -> Unavailable:
     )
 
 
-def _unread(seconds: float) -> Unavailable:
+def _not_taken(seconds: float) -> Unavailable:
     return Unavailable(
         f"a reply was not taken for {seconds:g} s: read what this stream sends",
         reason="REPLY_NOT_TAKEN",
