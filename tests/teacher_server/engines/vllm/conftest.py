@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.teacher_server.engines.vllm.models import MODELS
+from tests.teacher_server.engines.vllm.setups import SETUPS
+from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `teacher` finds or makes models."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def teacher(request: pytest.FixtureRequest, models: Path) -> Iterator[VllmTeacher]:
+    """The engine of the setup that a test names by `indirect`.
+
+    Pytest sorts tests by their setups: each is started once, and ends before the next one starts.
+    """
+    setup = SETUPS[request.param]
+    folder = models / setup.model
+    if not folder.exists():
+        MODELS[setup.model](folder)
+    with VllmTeacher(folder, **setup.options) as teacher:
+        yield teacher

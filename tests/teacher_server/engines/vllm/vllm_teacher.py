@@ -1,0 +1,155 @@
+"""A real vLLM engine for tests, and what its scores are held against."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterhint import Outputs, ScoringJob, TeacherInfo
+from counterhint.jobs import Scores
+from counterhint.validation import validate_job
+from teacher_server.engines.base import Scored
+from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+from teacher_server.engines.vllm.engine import VllmEngine
+from teacher_server.engines.vllm.options import VllmOptions
+from teacher_server.engines.vllm.requests import PairRequest, PromptLogProbsPath, pair_requests
+from tests.teacher_server.jobs import given_of_pairs, tokens_of_pairs
+
+BLOCK = 32
+"""Tokens of a block of the prefix cache on a CPU."""
+TRANSFORMERS_TOLERANCE, UNCACHED_TOLERANCE = 1e-3, 1e-5
+
+
+class VllmTeacher:
+    """An engine on an event loop of its own, until the block ends.
+
+    Args:
+        model: the model folder.
+        options: of the engine.
+    """
+
+    def __init__(self, model: Path, **options: Any) -> None:
+        self.loop = asyncio.Runner()
+        self.reference = TransformersEngine(
+            TransformersOptions(model, device="cpu", max_top_k=2**20)
+        )
+        self.engine = self.loop.run(self._start(VllmOptions(model, **options)))
+        self.preemptions = 0
+        """Times that a request of `score` lost its place in the KV cache."""
+        self._count_preemptions()
+
+    @property
+    def info(self) -> TeacherInfo:
+        return self.engine.info
+
+    def outputs(self, top_k: int = 4) -> Outputs:
+        """All that the engine can give."""
+        can = self.info.outputs
+        return Outputs(True, top_k, given="given" in can, entropy="entropy" in can)
+
+    def validated(self, job: ScoringJob) -> ScoringJob:
+        """The job as the server lets it in."""
+        job = replace(job, tokenizer_fingerprint=self.info.tokenizer_fingerprint)
+        validate_job(job, self.info)
+        return job
+
+    def score(self, *jobs: ScoringJob) -> list[Scored]:
+        """Scores jobs all at once."""
+
+        async def score_all() -> list[Scored]:
+            return await asyncio.gather(*(self.engine.score(self.validated(job)) for job in jobs))
+
+        return self.loop.run(score_all())
+
+    def check(self, job: ScoringJob, scored: Scored) -> None:
+        """Holds scores against the transformers engine's and against vLLM's without its cache."""
+        scores = scored.scores
+        expected = self._distributions(job)
+        wanted = {
+            "sampled": np.take_along_axis(expected, tokens_of_pairs(job)[:, None], 1)[:, 0],
+            "entropy": -(np.exp(expected) * expected).sum(axis=1),
+            "top_k_log_probs": -np.sort(-expected, axis=1)[:, : job.outputs.top_k],
+        }
+        if job.token_ids is not None:
+            wanted["given"] = np.take_along_axis(expected, given_of_pairs(job), 1)
+        asked = {"top_k_log_probs" if name == "top_k" else name for name in job.outputs.names}
+        for name in asked:
+            np.testing.assert_allclose(
+                getattr(scores, name), wanted[name], rtol=0, atol=TRANSFORMERS_TOLERANCE
+            )
+        if scores.top_k_ids is not None:
+            np.testing.assert_allclose(
+                scores.top_k_log_probs,
+                np.take_along_axis(expected, scores.top_k_ids, 1),
+                rtol=0,
+                atol=TRANSFORMERS_TOLERANCE,
+            )
+            assert all(len(set(ids)) == len(ids) for ids in scores.top_k_ids.tolist())
+        uncached = self._uncached(job)
+        for name in asked & {"sampled", "top_k_log_probs"}:
+            np.testing.assert_allclose(
+                getattr(scores, name), getattr(uncached, name), rtol=0, atol=UNCACHED_TOLERANCE
+            )
+
+    def _distributions(self, job: ScoringJob) -> NDArray[np.float32]:
+        """Log probs `[N, V]` of the transformers engine."""
+        outputs = Outputs(sampled=False, top_k=self.info.vocab_size)
+        plain = replace(job, outputs=outputs, token_ids=None)
+        scores = asyncio.run(self.reference.score(plain)).scores
+        assert scores.top_k_ids is not None
+        assert scores.top_k_log_probs is not None
+        distributions = np.empty_like(scores.top_k_log_probs)
+        np.put_along_axis(distributions, scores.top_k_ids, scores.top_k_log_probs, axis=1)
+        return distributions
+
+    def _uncached(self, job: ScoringJob) -> Scores:
+        """Sampled log probs and the top k by vLLM's public interface, without its prefix cache."""
+        path = PromptLogProbsPath()
+
+        async def ask(request: PairRequest) -> Scores:
+            params = path.sampling_params(request, cached=False)
+            output = await self.engine.generate(request.tokens, params)
+            assert not output.num_cached_tokens
+            scores = path.read(request, output, cached=False)
+            assert scores is not None
+            return scores
+
+        async def ask_all() -> list[Scores]:
+            plain = replace(job, token_ids=None, outputs=Outputs(top_k=job.outputs.top_k))
+            return await asyncio.gather(*map(ask, pair_requests(plain)))
+
+        parts = self.loop.run(ask_all())
+
+        def joined(name: str) -> NDArray[np.float32]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        return Scores(
+            sampled=joined("sampled"),
+            top_k_log_probs=joined("top_k_log_probs") if job.outputs.top_k else None,
+        )
+
+    def _count_preemptions(self) -> None:
+        generate = self.engine.generate
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            output = await generate(*args, **options)
+            assert output.metrics is not None
+            self.preemptions += output.metrics.num_preemptions
+            return output
+
+        self.engine.generate = counted  # type: ignore[method-assign]
+
+    async def _start(self, options: VllmOptions) -> VllmEngine:
+        engine = VllmEngine(options)
+        await engine.start()
+        return engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.run(self.engine.close())
+        self.loop.close()
