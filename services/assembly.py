@@ -9,13 +9,15 @@ from google.protobuf.message import DecodeError
 
 from counterhint.channel import MAX_MESSAGE_BYTES
 from counterhint.errors import EngineFailure, InvalidJob, Overloaded, Unavailable
-from counterhint.jobs import ScoringJob, ScoringResult
+from counterhint.jobs import ScoringJob, ScoringResult, Weights
 from counterhint.messages import (
     job_from_message,
     job_to_message,
     result_from_message,
     result_to_message,
+    weights_from_message,
 )
+from counterhint.tensors import TokenIds, decode_sequences
 from counterhint.v1 import scoring_pb2
 from services.queue.records import Claim
 from services.splitting import Part, merge_results, split_by_context
@@ -62,13 +64,21 @@ class Assembly:
         return job_from_message(self._whole)
 
     @property
-    def next_job(self) -> ScoringJob:
-        """What `send_next` will send.
+    def next_contexts(self) -> Sequence[TokenIds]:
+        """The contexts of what `send_next` will send.
 
         Raises:
-            InvalidJob: it cannot be decoded.
+            InvalidJob: they cannot be decoded, or there are none.
         """
-        return self._parts[len(self._sent)].job if self._parts else self._job
+        if self._parts:
+            return self._parts[len(self._sent)].job.contexts
+        return decode_sequences(self._whole.contexts, "contexts") or self._job.contexts
+
+    @property
+    def weights(self) -> Weights | None:
+        """The weights that the job names."""
+        named = self._whole.HasField("weights")
+        return weights_from_message(self._whole.weights) if named else None
 
     @property
     def begun(self) -> bool:

@@ -88,10 +88,10 @@ class Dispatcher:
             )
             for address in teachers
         }
-        self._under_way: dict[asyncio.Task[None], Claim] = {}
-        """The claims whose jobs are with teachers or being settled: the leases to renew."""
-        self._in_hand: Claim | None = None
-        """The claim whose job is being sent."""
+        self._claims: dict[tuple[str, int], Claim] = {}
+        """What is claimed and not settled, by job and attempt: the leases to renew."""
+        self._finishing: set[asyncio.Task[None]] = set()
+        """What waits for answers and settles claims."""
 
     def stop(self) -> None:
         """Claims no more; `run` returns when what is in flight is finished or released."""
@@ -104,18 +104,18 @@ class Dispatcher:
             keepers = [tasks.create_task(self._keep()), tasks.create_task(self._publish())]
             connections = [tasks.create_task(link.run()) for link in self._links.values()]
             await self._route(tasks)
-            if self._under_way:
-                await asyncio.wait(self._under_way, timeout=self._settings.drain_seconds)
+            if self._finishing:
+                await asyncio.wait(self._finishing, timeout=self._settings.drain_seconds)
             for link in self._links.values():
                 link.close()
-            await asyncio.wait([*connections, *self._under_way])
+            await asyncio.wait([*connections, *self._finishing])
             for keeper in keepers:
                 keeper.cancel()
 
     async def _route(self, tasks: asyncio.TaskGroup) -> None:
         """Claims jobs and sends them until `stop`; each is settled by a task of its own."""
         while not self._stop.is_set():
-            if not self._open_links():
+            if self._unsettled_full or not self._open_links():
                 await self._wait_for_change()
                 continue
             try:
@@ -126,7 +126,7 @@ class Dispatcher:
                 continue
             if claim is None:
                 continue
-            self._in_hand = claim
+            self._claims[claim.id, claim.attempt] = claim
             try:
                 assembly = Assembly(claim, self._part_tokens())
                 await self._send(assembly)
@@ -135,19 +135,16 @@ class Dispatcher:
             else:
                 outcome = self._finish(claim, assembly)
             task = tasks.create_task(outcome)
-            self._under_way[task] = claim
-            self._in_hand = None
-            task.add_done_callback(self._forget)
+            self._finishing.add(task)
+            task.add_done_callback(self._finishing.discard)
 
-    def _forget(self, settled: asyncio.Task[None]) -> None:
-        del self._under_way[settled]
-        self._changed.set()
+    @property
+    def _unsettled_full(self) -> bool:
+        """Whether so much is claimed as the teachers can hold, though they may have answered it."""
+        return len(self._claims) >= len(self._connected()) * self._settings.teacher_jobs
 
     def _open_links(self) -> dict[str, TeacherLink]:
-        """The teachers that can take a job now, while not too many wait to be settled."""
-        connected = sum(link.teacher is not None for link in self._links.values())
-        if len(self._under_way) >= connected * self._settings.teacher_jobs:
-            return {}
+        """The teachers that can take a job now."""
         return {address: link for address, link in self._links.items() if link.has_room}
 
     def _part_tokens(self) -> int:
@@ -174,9 +171,8 @@ class Dispatcher:
     def _choose(self, assembly: Assembly, links: dict[str, TeacherLink]) -> TeacherLink:
         if len(self._links) == 1:
             return next(iter(links.values()))
-        job = assembly.next_job
         loads = {address: link.load for address, link in links.items()}
-        return links[self._router.choose(job.contexts, job.weights, loads)]
+        return links[self._router.choose(assembly.next_contexts, assembly.weights, loads)]
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()
@@ -212,6 +208,8 @@ class Dispatcher:
             else:
                 if not kept:
                     log.warning("job %s: lease lost, what came of it is discarded", claim.id)
+                del self._claims[claim.id, claim.attempt]
+                self._changed.set()
                 return
 
     def _connected(self) -> list[TeacherInfo]:
@@ -231,9 +229,8 @@ class Dispatcher:
         """Renews leases, then takes back what others lost."""
         seconds = min(self._queue.settings.lease_seconds / HEARTBEATS_PER_LEASE, LONGEST_HEARTBEAT)
         while True:
-            in_hand = [] if self._in_hand is None else [self._in_hand]
             try:
-                for lost in await self._queue.heartbeat([*self._under_way.values(), *in_hand]):
+                for lost in await self._queue.heartbeat(list(self._claims.values())):
                     log.warning("job %s: lease lost", lost)
                 reaped = await self._queue.reap()
                 if reaped.redelivered or reaped.dead or reaped.expired:

@@ -54,6 +54,11 @@ def weights_to_message(weights: Weights) -> scoring_pb2.Weights:
     )
 
 
+def weights_from_message(message: scoring_pb2.Weights) -> Weights:
+    """The weights name of a message."""
+    return Weights(message.name, message.revision, message.uri, message.sha256)
+
+
 def job_from_message(message: scoring_pb2.ScoreRequest) -> ScoringJob:
     """The job of a message; its arrays are views of the message's bytes.
 
@@ -94,16 +99,7 @@ def job_from_message(message: scoring_pb2.ScoreRequest) -> ScoringJob:
         token_ids=(
             decode_tensor(message.token_ids, "token_ids") if message.HasField("token_ids") else None
         ),
-        weights=(
-            Weights(
-                name=message.weights.name,
-                revision=message.weights.revision,
-                uri=message.weights.uri,
-                sha256=message.weights.sha256,
-            )
-            if message.HasField("weights")
-            else None
-        ),
+        weights=(weights_from_message(message.weights) if message.HasField("weights") else None),
         priority=message.priority,
     )
     _check_given_ids(job)
