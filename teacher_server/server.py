@@ -129,6 +129,7 @@ async def serve(
     admission = Admission(engine, options.max_queued_tokens, options.max_held_bytes)
     metrics.follow(watched, admission)
     try:
+        await engine.start()
         await _serve_engine(options, watched, admission, stop, announce)
     finally:
         ending(EXIT_ENGINE_DEAD if watched.lost.done() else EXIT_DONE)
