@@ -5,6 +5,7 @@ import itertools
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,12 +87,16 @@ class VllmEngine(Engine):
         """Scores one job; when it is cancelled, its requests are aborted in vLLM."""
         async with self._weights.use(job.weights) as adapter:
             start = time.perf_counter()
-            replies = await self._score_pairs(job, adapter)
+            pairs = await self._score_pairs(job, adapter)
+            seconds = time.perf_counter() - start
+            if isinstance(self._path, ResponseRowsPath):
+                # Without what jobs side by side make each other wait.
+                seconds = sum(pair.seconds for pair in pairs)
             return Scored(
-                _joined([scores for scores, _ in replies]),
+                _joined([pair.scores for pair in pairs]),
                 job.weights.revision if job.weights else self.info.weights_revision,
-                sum(computed for _, computed in replies),
-                time.perf_counter() - start,
+                sum(pair.tokens_computed for pair in pairs),
+                seconds,
             )
 
     def progress(self) -> int:
@@ -156,8 +161,8 @@ class VllmEngine(Engine):
 
     async def _score_pairs(
         self, job: ScoringJob, adapter: "LoRARequest | None"
-    ) -> list[tuple[Scores, int]]:
-        """Each pair's scores, and the tokens computed for them."""
+    ) -> "list[_ScoredPair]":
+        """Each pair's scores."""
         requests = pair_requests(job)
         try:
             async with asyncio.TaskGroup() as pairs:
@@ -175,17 +180,18 @@ class VllmEngine(Engine):
 
     async def _score_pair(
         self, request: PairRequest, adapter: "LoRARequest | None"
-    ) -> tuple[Scores, int]:
-        """One pair's scores, and the tokens computed for them."""
-        computed = 0
+    ) -> "_ScoredPair":
+        """One pair's scores."""
+        computed, seconds = 0, 0.0
         for cached in (True, False):
             output = await self.generate(
                 request.tokens, self._path.sampling_params(request, cached=cached), adapter
             )
             computed += len(request.tokens) - (output.num_cached_tokens or 0)
+            seconds += self._path.seconds(output) or 0.0
             scores = self._path.read(request, output, cached=cached)
             if scores is not None:
-                return scores, computed
+                return _ScoredPair(scores, computed, seconds)
             self.second_requests += cached
         raise EngineFailure(
             "vLLM left out rows of a response although nothing was cached", reason="ROWS_MISSING"
@@ -213,6 +219,17 @@ class VllmEngine(Engine):
         assert expected.sampled is not None
         assert ours is not None
         return float(np.abs(ours - expected.sampled).max())
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoredPair:
+    """What came back for a pair."""
+
+    scores: Scores
+    tokens_computed: int
+    """Those of a second request included."""
+    seconds: float
+    """In vLLM's steps; 0 where they are not known."""
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from counterhint.jobs import Outputs, Scores, ScoringJob
 from counterhint.tensors import TokenIds
-from teacher_server.engines.vllm.rows import ROWS_WANTED, SCORING_START, RowsWanted, read_rows
+from teacher_server.engines.vllm.rows import (
+    ROWS_WANTED,
+    SCORING_START,
+    RowsWanted,
+    read_rows,
+    read_seconds,
+)
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -122,6 +128,10 @@ class ScoringPath(ABC):
     @abstractmethod
     def _read(self, request: PairRequest, output: "RequestOutput") -> Scores | None: ...
 
+    def seconds(self, output: "RequestOutput") -> float | None:
+        """The request's share of vLLM's steps in seconds; None where it is not known."""
+        return None
+
 
 class ResponseRowsPath(ScoringPath):
     """Our own scoring in the worker: arrays of the response's rows, nothing else."""
@@ -148,6 +158,11 @@ class ResponseRowsPath(ScoringPath):
         return read_rows(
             rows, request.outputs, 0 if request.given is None else request.given.shape[1]
         )
+
+    def seconds(self, output: "RequestOutput") -> float | None:
+        """What the worker says."""
+        rows: NDArray[np.float32] | None = output.prompt_token_id_logprobs
+        return None if rows is None else read_seconds(rows)
 
 
 class PromptLogProbsPath(ScoringPath):

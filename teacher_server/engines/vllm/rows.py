@@ -2,9 +2,9 @@
 
 A *row* is a position of the sequence whose hidden state predicts the next token; a response of `T`
 tokens behind a context of `C` is predicted by the rows `C − 1` to `C + T − 2`. The worker gets a
-`RowsWanted` with each request and sends one float32 array `[T, columns]` back: log prob of the
+`RowsWanted` with each request and sends one float32 array `[T + 1, columns]` back: log prob of the
 token itself, those of the given ids, the entropy, the `k` best log probs, and the `k` best ids as
-the bits of int32.
+the bits of int32. Its last row begins with the seconds that the request took in the runner's steps.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -64,11 +64,18 @@ class RowsUnderWay:
     given: Tensor | None
     """int64 `[T, n]`."""
     scores: Tensor
-    """float32 `[T, columns]`, on the CPU."""
+    """float32 `[T + 1, columns]`, on the CPU; the last row is for `seconds`."""
     next_row: int
     """Rows before it are computed."""
     complete: bool = True
     """Whether every row so far was computed; false when one was skipped by a cache hit."""
+    seconds: float = 0.0
+    """Its share of the steps so far, by tokens."""
+
+    def reply(self) -> Tensor:
+        """What is sent back."""
+        self.scores[-1, 0] = self.seconds
+        return self.scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def begin(wanted: RowsWanted, prompt: Sequence[int], device: torch.device) -> Ro
         wanted,
         torch.tensor(response, dtype=torch.int64, device=device),
         given,
-        torch.full((len(response), wanted.columns), torch.nan),
+        torch.full((len(response) + 1, wanted.columns), torch.nan),
         next_row=0,
     )
 
@@ -173,7 +180,8 @@ def _score(
 
 
 def read_rows(rows: NDArray[np.float32], outputs: Outputs, given_width: int) -> Scores:
-    """The scores in a worker's array `[T, columns]`."""
+    """The scores in a worker's array `[T + 1, columns]`."""
+    rows = rows[:-1]
     entropy = 1 + given_width
     best = entropy + outputs.entropy
     ids = best + outputs.top_k
@@ -185,3 +193,8 @@ def read_rows(rows: NDArray[np.float32], outputs: Outputs, given_width: int) -> 
         given=rows[:, 1:entropy] if given_width else None,
         entropy=rows[:, entropy] if outputs.entropy else None,
     )
+
+
+def read_seconds(rows: NDArray[np.float32]) -> float:
+    """The request's seconds in the runner's steps, from a worker's array."""
+    return float(rows[-1, 0])

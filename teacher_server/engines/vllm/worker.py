@@ -67,7 +67,9 @@ class RowScoring:
         self.step_seconds = 0.0
         self._runner = runner
         self._under_way: dict[str, RowsUnderWay] = {}
-        self._finished: dict[str, Tensor] = {}
+        self._finished: dict[str, RowsUnderWay] = {}
+        self._execute_seconds = 0.0
+        self._scheduled: dict[str, int] = {}
         self._prompt_log_probs = runner._get_prompt_logprobs_dict
         self._execute_model = runner.execute_model
         self._sample_tokens = runner.sample_tokens
@@ -80,19 +82,33 @@ class RowScoring:
         try:
             return self._execute_model(*args, **kwargs)
         finally:
-            self.step_seconds += time.perf_counter() - start
+            self._execute_seconds = time.perf_counter() - start
+            self.step_seconds += self._execute_seconds
 
     def _sample_and_hand_over(self, *args: Any, **kwargs: Any) -> Any:
         """Samples as the runner does; the scores that became complete go with its output."""
         start = time.perf_counter()
         output = self._sample_tokens(*args, **kwargs)
+        seconds = time.perf_counter() - start
+        self.step_seconds += seconds
+        self._share(seconds + self._execute_seconds)
         if self._finished:
             # Under async scheduling the output proper stands inside a pending one.
             inner = getattr(output, "_model_runner_output", output)
-            inner.prompt_token_id_logprobs_dict = self._finished
+            inner.prompt_token_id_logprobs_dict = {
+                name: request.reply() for name, request in self._finished.items()
+            }
             self._finished = {}
-        self.step_seconds += time.perf_counter() - start
         return output
+
+    def _share(self, seconds: float) -> None:
+        """Divides a step's seconds among its requests, by their tokens in it."""
+        tokens = sum(self._scheduled.values())
+        for name, scheduled in self._scheduled.items():
+            request = self._finished.get(name) or self._under_way.get(name)
+            if request is not None:
+                request.seconds += seconds * scheduled / tokens
+        self._scheduled = {}
 
     def _step(self, hidden_states: Tensor, num_scheduled_tokens: dict[str, int]) -> Any:
         """Scores the response rows that this step has hidden states for.
@@ -102,6 +118,7 @@ class RowScoring:
             num_scheduled_tokens: how many of them are each request's.
         """
         runner = self._runner
+        self._scheduled = num_scheduled_tokens
         for gone in self._under_way.keys() - runner.requests.keys():
             del self._under_way[gone]
         chunks: list[Chunk] = []
@@ -143,5 +160,5 @@ class RowScoring:
         for name in complete:
             request = self._under_way.pop(name)
             if request.complete:
-                self._finished[name] = request.scores
+                self._finished[name] = request
         return self._prompt_log_probs(hidden_states, num_scheduled_tokens)
