@@ -75,6 +75,11 @@ class Assembly:
         return decode_sequences(self._whole.contexts, "contexts") or self._job.contexts
 
     @property
+    def alone(self) -> bool:
+        """Whether a teacher must have nothing else meanwhile."""
+        return self._claim.failures > 0
+
+    @property
     def weights(self) -> Weights | None:
         """The weights that the job names."""
         named = self._whole.HasField("weights")
@@ -103,7 +108,7 @@ class Assembly:
             request, tokens = job_to_message(part), part.tokens_computed
         else:
             request, tokens = self._whole, self._claim.cost
-        delivery = Delivery(request, tokens, self._deadline, alone=self._claim.failures > 0)
+        delivery = Delivery(request, tokens, self._deadline, alone=self.alone)
         self._sent[number] = link, delivery
         link.send(delivery)
 

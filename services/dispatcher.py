@@ -93,6 +93,11 @@ class Dispatcher:
         self._finishing: set[asyncio.Task[None]] = set()
         """What waits for answers and settles claims."""
 
+    @property
+    def connected(self) -> list[TeacherInfo]:
+        """The teachers that are connected now."""
+        return [link.teacher for link in self._links.values() if link.teacher is not None]
+
     def stop(self) -> None:
         """Claims no more; `run` returns when what is in flight is finished or released."""
         self._stop.set()
@@ -141,7 +146,7 @@ class Dispatcher:
     @property
     def _unsettled_full(self) -> bool:
         """Whether so much is claimed as the teachers can hold, though they may have answered it."""
-        return len(self._claims) >= len(self._connected()) * self._settings.teacher_jobs
+        return len(self._claims) >= len(self.connected) * self._settings.teacher_jobs
 
     def _open_links(self) -> dict[str, TeacherLink]:
         """The teachers that can take a job now."""
@@ -149,7 +154,7 @@ class Dispatcher:
 
     def _part_tokens(self) -> int:
         """The largest job that travels whole."""
-        bounds = [teacher.max_job_tokens for teacher in self._connected()]
+        bounds = [teacher.max_job_tokens for teacher in self.connected]
         if len(bounds) > 1:
             bounds.append(self._settings.max_part_tokens)
         return min(bounds, default=self._settings.max_part_tokens)
@@ -172,6 +177,8 @@ class Dispatcher:
         if len(self._links) == 1:
             return next(iter(links.values()))
         loads = {address: link.load for address, link in links.items()}
+        if assembly.alone:  # it would wait for the others to finish
+            loads = {address: load for address, load in loads.items() if not load} or loads
         return links[self._router.choose(assembly.next_contexts, assembly.weights, loads)]
 
     async def _wait_for_change(self) -> None:
@@ -212,16 +219,13 @@ class Dispatcher:
                 self._changed.set()
                 return
 
-    def _connected(self) -> list[TeacherInfo]:
-        return [link.teacher for link in self._links.values() if link.teacher is not None]
-
     def _accept(self, joining: TeacherLink, teacher: TeacherInfo) -> None:
         """Refuses a teacher whose token ids mean something else than the others'.
 
         Raises:
             TokenizerMismatch: that.
         """
-        for known in self._connected():
+        for known in self.connected:
             if teacher.tokenizer_fingerprint != known.tokenizer_fingerprint:
                 raise TokenizerMismatch(known.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
 
@@ -247,7 +251,7 @@ class Dispatcher:
     async def _publish(self) -> None:
         """Tells the intakes what is connected, before they forget it."""
         while True:
-            if connected := self._connected():
+            if connected := self.connected:
                 try:
                     await self._queue.publish_teacher(common_limits(connected), TEACHER_SECONDS)
                 except NOT_NOW as error:

@@ -23,6 +23,7 @@ from counterhint.channel import SERVER_OPTIONS
 from counterhint.errors import CounterhintError, EngineFailure, Overloaded, failure_to_message
 from counterhint.jobs import Cost, Scores, ScoringJob, ScoringResult, TeacherInfo, pairs_array
 from counterhint.messages import job_from_message, result_to_message, teacher_to_message
+from counterhint.tensors import TokenIds
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 
 FINGERPRINT = "f" * 64
@@ -59,6 +60,10 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
         self.received: list[str] = []
         self.under_way = 0
         self.most_under_way = 0
+        self.jobs: list[ScoringJob] = []
+        """What `received` lists, in full."""
+        self.reads: Callable[[TokenIds], int] = lambda context: 0
+        """How many tokens of a context that it reads are in its prefix cache."""
         self.open = asyncio.Event()
         """Answers wait while it is cleared."""
         self.open.set()
@@ -90,10 +95,13 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
         job = job_from_message(request)
         first_time = job.id not in self.received
         self.received.append(job.id)
+        self.jobs.append(job)
         self._note(job.id)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
+            if job.tokens_computed > self.info.max_job_tokens:
+                raise Overloaded("too large", reason="JOB_TOO_LARGE")
             match job.id.split()[0]:
                 case "crash":
                     os._exit(1)
@@ -108,6 +116,7 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
             await self.open.wait()
         finally:
             self.under_way -= 1
+        cached = sum(self.reads(context) for context in job.contexts)
         return result_to_message(
             ScoringResult(
                 job_id=job.id,
@@ -118,7 +127,7 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
                 model_id=self.info.model_id,
                 engine=self.info.engine,
                 engine_version=self.info.engine_version,
-                cost=Cost(job.tokens_naive, job.tokens_computed, wait_seconds=0.25),
+                cost=Cost(job.tokens_naive, job.tokens_computed - cached, wait_seconds=0.25),
             )
         )
 

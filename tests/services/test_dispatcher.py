@@ -2,22 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from counterhint.errors import CounterhintError, InvalidJob, failure_from_message
+from counterhint.errors import InvalidJob
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2
-from services.dispatcher import Dispatcher, DispatcherSettings, common_limits
+from services.dispatcher import DispatcherSettings, common_limits
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import JobState, Outcome, QueuedJob, QueueSettings
+from services.queue.records import JobState, QueuedJob, QueueSettings
+from tests.services.dispatching import dispatching, ended, error_of, submit, until
 from tests.services.scripted_teacher import (
     ScriptedTeacher,
     expected_scores,
@@ -29,48 +29,6 @@ from tests.services.scripted_teacher import (
 @pytest.fixture
 def address(tmp_path: Path) -> str:
     return f"unix://{tmp_path}/teacher.sock"
-
-
-@asynccontextmanager
-async def dispatching(
-    queue: JobQueue, teachers: Sequence[str], settings: DispatcherSettings | None = None
-) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(queue, teachers, settings)
-    task = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        dispatcher.stop()
-        await task
-
-
-async def submit(queue: JobQueue, *job_ids: str, tokens: int = 4, timeout: float = 60.0) -> None:
-    for job_id in job_ids:
-        job = make_job(job_id, tokens)
-        payload = job_to_message(job).SerializeToString()
-        await queue.enqueue(
-            QueuedJob(job.id, job.run_id, job.tokens_computed, payload, timeout=timeout)
-        )
-
-
-async def ended(queue: JobQueue, job_id: str) -> Outcome:
-    outcome = await queue.wait_outcome(job_id, timeout=20.0)
-    assert outcome is not None
-    return outcome
-
-
-def error_of(outcome: Outcome) -> CounterhintError:
-    return failure_from_message(scoring_pb2.Failure.FromString(outcome.body))
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Returns when the condition holds; the bound only keeps a broken test from hanging."""
-    for _ in range(2000):
-        met = condition()
-        if met if isinstance(met, bool) else await met:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the condition did not come true")
 
 
 async def all_queued(queue: JobQueue, *job_ids: str) -> bool:
