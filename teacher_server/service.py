@@ -86,18 +86,21 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         """Scores the jobs of a stream; replies as they finish."""
         slots = asyncio.Semaphore(self._stream_jobs)
         writing = asyncio.Lock()
-        given_up = False
+        untaken: asyncio.Future[None] | None = None
 
         async def write(reply: scoring_pb2.ScoreStreamResponse) -> None:
-            nonlocal given_up
+            nonlocal untaken
             async with writing:
-                if given_up:  # gRPC still holds the reply before, and takes one at a time
+                if untaken is not None:  # gRPC takes one reply at a time
                     return
+                sending = asyncio.ensure_future(context.write(reply))
                 try:
-                    async with asyncio.timeout(self._send_seconds):
-                        await context.write(reply)
+                    await asyncio.wait_for(asyncio.shield(sending), self._send_seconds)
                 except TimeoutError:
-                    given_up = True
+                    untaken = sending
+                    raise
+                except asyncio.CancelledError:
+                    sending.cancel()
                     raise
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
@@ -117,6 +120,8 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                     await slots.acquire()
         except* TimeoutError:
             ending = _not_taken(self._send_seconds)
+        if untaken is not None:  # gRPC cannot end a call in the middle of a reply
+            await untaken
         if ending is None and self._draining.is_set():
             ending = _draining()
         if ending is not None:

@@ -1,8 +1,10 @@
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
+from tests.teacher_server.broken_child import BrokenTeacher
 from tests.tiny_models import write_tiny_llama
 
 
@@ -22,3 +24,18 @@ def engine(model_folder: Path, tmp_path: Path) -> TransformersEngine:
             model_folder, device="cpu", max_job_tokens=500, weights_roots=(tmp_path,)
         )
     )
+
+
+@pytest.fixture
+def start_broken(tmp_path: Path) -> Iterator[Callable[..., BrokenTeacher]]:
+    """Starts teachers that break on demand, with `name=value` of `ServerOptions`."""
+    teachers: list[BrokenTeacher] = []
+
+    def start(*options: str) -> BrokenTeacher:
+        teachers.append(BrokenTeacher(tmp_path, *options))
+        return teachers[-1]
+
+    yield start
+    for teacher in teachers:
+        teacher.process.kill()
+        teacher.process.communicate()

@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +14,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from counterhint.errors import CounterhintError, error_from_rpc
-from counterhint.jobs import ScoringJob
+from counterhint.errors import CounterhintError, Unavailable, error_from_rpc
+from counterhint.jobs import Scores, ScoringJob, TeacherInfo
 from counterhint.messages import job_to_message
 from counterhint.v1 import scoring_pb2_grpc
 from teacher_server.engines.base import Engine, Scored
@@ -53,8 +55,24 @@ async def running_teacher(engine: Engine, **options: Any) -> AsyncIterator[Runni
         finally:
             if not serving.done():
                 teacher.terminate()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Unavailable):
                 await serving
+
+
+class ZeroEngine(Engine):
+    """Scores 0 for every token, without a model; each job is a batch."""
+
+    def __init__(self) -> None:
+        self.info = TeacherInfo("zero", "weights", "f" * 64, 64, 256, 64, "zero", "1", 500)
+        self._batches = 0
+
+    async def score(self, job: ScoringJob) -> Scored:
+        self._batches += 1
+        rows = int(job.pair_lengths.sum())
+        return Scored(Scores(sampled=np.zeros(rows, np.float32)), "weights", 1, 1.0)
+
+    def progress(self) -> int:
+        return self._batches
 
 
 class HeldEngine(Engine):
@@ -89,15 +107,34 @@ class HeldEngine(Engine):
 
 
 class BrokenEngine(Engine):
-    """Scores as another engine does, but breaks on jobs whose id says how."""
+    """Scores as another engine does, but breaks on jobs whose id says how.
+
+    By the first word: `crash` fails once, `nan` gives a score that is not finite, `sicken` fails,
+    and every job after it, `die` ends the engine, `hang` keeps a thread for ever, which neither
+    answers nor lets the engine be closed (only for processes that end all the same).
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.info = engine.info
+        self._sick = False
+        self._thread = ThreadPoolExecutor(1)
 
     async def score(self, job: ScoringJob) -> Scored:
-        if job.id == "crash":
-            raise RuntimeError("a kernel failed")
+        match job.id.split()[0]:
+            case "crash":
+                raise RuntimeError("a kernel failed")
+            case "sicken":
+                self._sick = True
+            case "die":
+                raise Unavailable("the engine core died", reason="CORE_DIED")
+            case "hang":
+                never = asyncio.get_running_loop().run_in_executor(
+                    self._thread, threading.Event().wait
+                )
+                await never
+        if self._sick:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         scored = await self._engine.score(job)
         if job.id == "nan" and scored.scores.sampled is not None:
             sampled = scored.scores.sampled.copy()
@@ -109,6 +146,7 @@ class BrokenEngine(Engine):
         return self._engine.progress()
 
     async def close(self) -> None:
+        self._thread.shutdown(wait=True)
         await self._engine.close()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from counterhint import AsyncScoringClient, Outputs, ScoringJob
-from counterhint.channel import open_channel
+from counterhint.channel import CHANNEL_OPTIONS, open_channel
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
@@ -19,10 +19,18 @@ from counterhint.errors import (
 )
 from counterhint.messages import job_to_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
+from teacher_server import metrics
 from teacher_server.engines.base import Engine
 from teacher_server.engines.transformers import TransformersEngine
 from tests.teacher_server.jobs import SMALL, plain_log_probs, random_job, tokens_of_pairs
-from tests.teacher_server.running import BrokenEngine, HeldEngine, refusal, running_teacher, until
+from tests.teacher_server.running import (
+    BrokenEngine,
+    HeldEngine,
+    ZeroEngine,
+    refusal,
+    running_teacher,
+    until,
+)
 
 
 def small_job(engine: Engine, **fields: Any) -> ScoringJob:
@@ -249,6 +257,37 @@ def test_a_reader_that_takes_no_replies_holds_up_itself_alone(engine):
             assert 0 < len(unread) < 30
             sending.cancel()
             call.cancel()
+            await channel.close()
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_takes_no_replies_is_cut_off_and_its_memory_given_back():
+    zero = ZeroEngine()
+    zero.info = replace(zero.info, max_job_tokens=1_000_000)
+    # Small requests with replies of 384,000 bytes, five of which are all that may be held.
+    large = {"contexts": (4,), "responses": (240,), "pairs": [(0, 0)] * 400}
+
+    async def run() -> None:
+        async with running_teacher(zero, send_seconds=0.3, max_held_bytes=2_000_000) as teacher:
+            # Without probes, flow control stops the server after 64 KiB.
+            options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
+            channel = grpc.aio.insecure_channel(teacher.address, options=options)
+            call = scoring_pb2_grpc.ScoringServiceStub(channel).ScoreStream()
+            for index in range(10):
+                job = small_job(zero, id=f"{index}", **large)
+                await call.write(scoring_pb2.ScoreStreamRequest(job=job_to_message(job)))
+            await until(lambda: metrics.HELD_BYTES.collect()[0].samples[0].value == 5 * 384_000)
+            async with AsyncScoringClient(teacher.address) as other:
+                # There is no room for this one until the reader was cut off.
+                assert (await other.score(small_job(zero, id="other", **large))).job_id == "other"
+            taken = 0
+            with pytest.raises(grpc.aio.AioRpcError, match="read what this stream sends"):  # noqa: PT012
+                while True:
+                    assert (await call.read()).HasField("response")
+                    taken += 1
+            assert taken < 10
+            await until(lambda: metrics.HELD_BYTES.collect()[0].samples[0].value == 0)
             await channel.close()
 
     asyncio.run(run())
