@@ -13,6 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME, open_channel
 from counterhint.errors import (
+    ENGINE_DEAD,
+    ENGINE_HANGING,
     CounterhintError,
     Overloaded,
     Unavailable,
@@ -39,7 +41,7 @@ Stream = grpc.aio.StreamStreamCall[Any, Any]
 
 
 class TeacherLost(Unavailable):
-    """The connection broke while the teacher had the job, which may have been the cause."""
+    """The connection broke, or the engine, while the teacher had the job: it may be the cause."""
 
 
 @dataclass(eq=False)
@@ -256,6 +258,8 @@ class TeacherLink:
                 delivery.answer.set_result(reply.response)
             return
         error = failure_from_message(reply.failure)
+        if error.reason in (ENGINE_DEAD, ENGINE_HANGING):
+            error = TeacherLost(error.message, reason=error.reason, retry_after=error.retry_after)
         if passes_by_itself(error):
             pause = max(error.retry_after, FIRST_PAUSE)
             self._paused_until = time.monotonic() + pause
