@@ -9,7 +9,7 @@ import pytest
 from counterhint import ScoringJob, pairs_array
 from counterhint.errors import InvalidJob
 from tests.teacher_server.engines.vllm.setups import CAPPED, SETUPS, UNCAPPED
-from tests.teacher_server.engines.vllm.vllm_teacher import BLOCK, VllmTeacher
+from tests.teacher_server.engines.vllm.vllm_teacher import BLOCK, Asked, VllmTeacher
 from tests.teacher_server.jobs import random_job
 
 pytestmark = pytest.mark.vllm
@@ -152,14 +152,18 @@ def test_swallowed_rows_are_asked_for_again_and_counted(teacher: VllmTeacher):
 
 @pytest.mark.parametrize("teacher", [name for name in SETUPS if "crowded" in name], indirect=True)
 def test_requests_that_lose_their_place_in_the_cache_halfway(teacher: VllmTeacher):
-    """When they go on, they may find more of themselves cached than they had computed."""
-    preemptions = 0
+    """When they go on, they may find more of themselves in the cache than they had computed."""
+    preempted: list[Asked] = []
     for seed in range(6):
         job = job_of(
             teacher, (40, 40), (180, 180), [(0, 0), (0, 0), (1, 0), (0, 1), (0, 0)], seed=seed
         )
-        before = teacher.preemptions
+        before = len(teacher.asked)
         (scored,) = teacher.score(job)
-        preemptions += teacher.preemptions - before
+        asked = teacher.asked[before:]
+        preempted += (request for request in asked if request.preemptions)
+        if teacher.engine.path_name == "prompt-log-probs":  # nothing in its replies would tell
+            again = {request.tokens for request in asked if not request.cached}
+            assert again >= {request.tokens for request in asked if request.preemptions}
         teacher.check(job, scored)
-    assert preemptions
+    assert any(request.cached for request in preempted)

@@ -1,7 +1,7 @@
 """A real vLLM engine for tests, and what its scores are held against."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,17 @@ BLOCK = 32
 TRANSFORMERS_TOLERANCE, UNCACHED_TOLERANCE = 1e-3, 1e-5
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request that vLLM has answered."""
+
+    tokens: tuple[int, ...]
+    cached: bool
+    """Whether it could read the prefix cache."""
+    preemptions: int
+    """How often it lost its place in the KV cache."""
+
+
 class VllmTeacher:
     """An engine on an event loop of its own, until the block ends.
 
@@ -37,9 +48,9 @@ class VllmTeacher:
             TransformersOptions(model, device="cpu", max_top_k=2**20)
         )
         self.engine = self.loop.run(self._start(VllmOptions(model, **options)))
-        self.preemptions = 0
-        """Times that a request of `score` lost its place in the KV cache."""
-        self._count_preemptions()
+        self.asked: list[Asked] = []
+        """Requests that vLLM has answered."""
+        self._record_requests()
 
     @property
     def info(self) -> TeacherInfo:
@@ -131,16 +142,17 @@ class VllmTeacher:
             top_k_log_probs=joined("top_k_log_probs") if job.outputs.top_k else None,
         )
 
-    def _count_preemptions(self) -> None:
+    def _record_requests(self) -> None:
         generate = self.engine.generate
 
-        async def counted(*args: Any, **options: Any) -> Any:
-            output = await generate(*args, **options)
+        async def recorded(tokens: list[int], params: Any, *others: Any) -> Any:
+            output = await generate(tokens, params, *others)
             assert output.metrics is not None
-            self.preemptions += output.metrics.num_preemptions
+            cached = not params.skip_reading_prefix_cache
+            self.asked.append(Asked(tuple(tokens), cached, output.metrics.num_preemptions))
             return output
 
-        self.engine.generate = counted  # type: ignore[method-assign]
+        self.engine.generate = recorded  # type: ignore[method-assign]
 
     async def _start(self, options: VllmOptions) -> VllmEngine:
         engine = VllmEngine(options)
