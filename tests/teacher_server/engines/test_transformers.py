@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file, save_model
 from transformers import Gemma2Config
 
 from counterhint import ScoringJob, Weights
-from counterhint.errors import InputError, WeightsUnavailable
+from counterhint.errors import EngineFailure, InputError, WeightsUnavailable
 from counterhint.validation import validate_job
 from teacher_server.engines import transformers as module
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
@@ -140,6 +140,36 @@ def test_a_job_cancelled_before_its_turn_is_not_begun(engine):
 
     asyncio.run(score())
     assert len(passes) == 2  # the contexts and the responses of the first
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_job_that_needs_too_much_memory_fails_alone(engine, tmp_path, monkeypatch, named):
+    def allocate(*_: object) -> None:
+        torch.empty(1 << 50)  # what no machine has: the allocator's own error
+
+    job = random_job(**SMALL, id="large")
+    with monkeypatch.context() as patched:
+        if named:
+            file = tmp_path / "w.safetensors"
+            save_model(engine.model, str(file))
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            job = replace(job, weights=Weights("run", "1", file.as_uri(), digest))
+            patched.setattr(module, "with_tensors", allocate)
+        else:
+            patched.setattr(engine._own, "score", allocate)
+        with pytest.raises(EngineFailure, match="--max-batch-tokens 16384") as failed:
+            asyncio.run(engine.score(job))
+    assert failed.value.reason == "OUT_OF_MEMORY"
+    assert asyncio.run(engine.score(job)).scores.sampled is not None
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_lack_of_memory(engine, monkeypatch):
+    def divide(*_: object) -> None:
+        torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr(engine._own, "score", divide)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        asyncio.run(engine.score(random_job(**SMALL)))
 
 
 def test_bfloat16_stays_close_and_returns_float32(model_folder, engine):
