@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import logging
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +70,7 @@ class VllmEngine(Engine):
 
     async def start(self) -> None:
         """Sets up scoring in the workers, and compares its numbers with the public interface's."""
+        await self._llm.collective_rpc("end_with", args=(socket.gethostname(), os.getpid()))
         if isinstance(self._path, ResponseRowsPath):
             started = await self._llm.collective_rpc("start_scoring_rows")
             if not all(started):

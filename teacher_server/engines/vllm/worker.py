@@ -8,7 +8,11 @@ and the server compares the numbers with those of the public interface before it
 ready.
 """
 
+import os
 import resource
+import select
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +52,32 @@ class TeacherWorker(WeightsWorker):
         seconds, self.row_scoring.step_seconds = self.row_scoring.step_seconds, 0.0
         return seconds
 
+    def end_with(self, host: str, pid: int) -> None:
+        """Ends this process when the server's has ended, and vLLM's engine with it.
+
+        A server that is killed cannot tell them to, and they would hold their memory for ever.
+
+        Args:
+            host: the server's machine; workers on other machines have vLLM's own means.
+            pid: the server's process.
+        """
+        if socket.gethostname() == host:
+            server = os.pidfd_open(pid)
+            threading.Thread(target=_end_with, args=(server,), daemon=True).start()
+
     def peak_bytes(self) -> int:
         """Most memory that this worker ever held: on a GPU what torch held there."""
         device = self.model_runner.device
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device)
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+
+
+def _end_with(process: int) -> None:
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    ended.poll()
+    os._exit(1)
 
 
 class RowScoring:
