@@ -74,8 +74,10 @@ def write_tiny_llama(
     return write_model(folder, LlamaConfig(vocab_size=vocab_size, **(fields | config)), seed)
 
 
-def write_tiny_qwen3(folder: Path, seed: int = 0, vocab_size: int = 64) -> PreTrainedModel:
-    """Saves a Qwen3 of two layers: norms of queries and keys, and a head of its own.
+def write_tiny_qwen3(
+    folder: Path, seed: int = 0, vocab_size: int = 64, tie_word_embeddings: bool = False
+) -> PreTrainedModel:
+    """Saves a Qwen3 of two layers: norms of queries and keys, and a head of its own by default.
 
     Its attention heads have 32 elements, the fewest that vLLM takes on a CPU.
     """
@@ -89,7 +91,7 @@ def write_tiny_qwen3(folder: Path, seed: int = 0, vocab_size: int = 64) -> PreTr
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=256,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
         initializer_range=WEIGHT_SPREAD,
         pad_token_id=0,
         bos_token_id=1,

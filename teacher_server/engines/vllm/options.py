@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from teacher_server.engines.vllm.requests import (
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+log = logging.getLogger(__name__)
 
 PathName = Literal["auto", "response-rows", "token-ids", "prompt-log-probs"]
 
@@ -121,8 +124,20 @@ def engine_config(options: VllmOptions) -> tuple["VllmConfig", type[ScoringPath]
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # What it does well, it tells in hundreds of lines, and on stdout, where our own output goes.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     arguments = _engine_arguments(options)
     config = _create(arguments)
+    if config.lora_config is not None and not _takes_adapters(config):
+        architecture = config.model_config.architecture
+        if options.engine_args.get("enable_lora"):
+            raise InputError(
+                f"--engine-arg enable_lora=true: vLLM has no adapters for {architecture}; remove it"
+            )
+        log.info("no adapters: vLLM has none for %s", architecture)
+        arguments = _without_adapters(arguments)
+        config = _create(arguments)
     path = _choose_path(options.scoring_path, config)
     if path is PromptLogProbsPath and not config.use_v2_model_runner:
         vocab_size = config.model_config.get_vocab_size()
@@ -198,6 +213,13 @@ def _adapter_arguments(options: VllmOptions) -> dict[str, Any]:
         return {}
     from vllm.platforms import current_platform
 
+    layers = adaptable_layers(model_outline(options.model, options.dtype))
+    given = options.engine_args.get("lora_target_modules") or []
+    if unknown := sorted(set(given) - set(layers)):
+        raise InputError(
+            f"--engine-arg lora_target_modules={given}: {unknown[0]} is no layer that adapters may "
+            f"change while scoring; give some of {', '.join(layers)}"
+        )
     # On a CPU vLLM computes requests without an adapter with the one in the last place, when others
     # of the same step have one: that place must stay empty.
     places = options.max_loaded_weights + current_platform.is_cpu()
@@ -206,8 +228,24 @@ def _adapter_arguments(options: VllmOptions) -> dict[str, Any]:
         "max_loras": places,
         "max_cpu_loras": places,
         # Around the head vLLM puts an adapter that knows rows to sample from, but none to score.
-        "lora_target_modules": adaptable_layers(model_outline(options.model, options.dtype)),
+        "lora_target_modules": layers,
     }
+
+
+def _without_adapters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in ("enable_lora", "max_loras", "max_cpu_loras", "lora_target_modules")
+    }
+
+
+def _takes_adapters(config: "VllmConfig") -> bool:
+    """Whether vLLM knows how to put adapters on this kind of model."""
+    from vllm.model_executor.model_loader.utils import get_model_cls
+    from vllm.model_executor.models import supports_lora
+
+    return bool(supports_lora(get_model_cls(config.model_config)))
 
 
 def _create(arguments: Mapping[str, Any]) -> "VllmConfig":

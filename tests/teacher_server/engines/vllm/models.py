@@ -27,6 +27,10 @@ def _untied_llama(folder: Path) -> None:
     write_tiny_llama(folder, hidden_size=128, tie_word_embeddings=False)
 
 
+def _tied_qwen3(folder: Path) -> None:
+    write_tiny_qwen3(folder, tie_word_embeddings=True)
+
+
 def _gemma2(folder: Path) -> None:
     """Every second layer sees `WINDOW` tokens only, so layers differ in what they cache."""
     write_tokenizer(folder)
@@ -62,6 +66,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "llama": _llama,
     "untied-llama": _untied_llama,
     "qwen3": write_tiny_qwen3,
+    "tied-qwen3": _tied_qwen3,
     "gemma2": _gemma2,
     "smollm2": _smollm2,
 }

@@ -22,6 +22,8 @@ class Setup:
 
     model: str
     options: dict[str, Any] = field(default_factory=dict)
+    takes_weights: bool = False
+    """Whether jobs may name weights from the models' folder."""
 
 
 def _setup(model: str, engine_args: dict[str, Any] | None = None, **options: Any) -> Setup:
@@ -43,3 +45,14 @@ SETUPS = {
 CAPPED = [name for name, setup in SETUPS.items() if setup.options.get("capped_hits", True)]
 UNCAPPED = [name for name in SETUPS if name not in CAPPED]
 """Second requests happen there."""
+MORTAL = {"mortal": Setup("llama")}
+"""For a test that kills it."""
+WITH_WEIGHTS = {
+    "llama, weights": Setup("llama", takes_weights=True),
+    "qwen3, weights": Setup(
+        "tied-qwen3",
+        {"engine_args": {"lora_target_modules": ["q_proj", "gate_proj", "up_proj"], **CHUNKED}},
+        takes_weights=True,
+    ),
+}
+"""For jobs that name weights; both models tie their head to the embeddings."""
