@@ -29,7 +29,7 @@ WAIT_SECONDS = Histogram(
 TOKENS_WAITING = Gauge("counterhint_teacher_tokens_waiting", "Tokens of jobs waiting for a turn")
 TOKENS_RUNNING = Gauge("counterhint_teacher_tokens_running", "Tokens of jobs at the engine")
 HELD_BYTES = Gauge(
-    "counterhint_teacher_held_bytes", "Bytes of scores that are computed or not sent yet"
+    "counterhint_teacher_held_bytes", "Bytes of scores of jobs let in, until they are sent"
 )
 READY = Gauge("counterhint_teacher_ready", "1 while jobs are scored, else 0")
 PROGRESS = Gauge(

@@ -181,8 +181,10 @@ async def _serve_engine(
                     f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
                     f"{info.engine_version}) ready on {bound_address(options.listen, port)}"
                 )
-                ends: set[asyncio.Future[Any]] = {stopping, engine.lost}
+                ends: set[asyncio.Future[Any]] = {stopping, engine.lost, watching}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    watching.result()  # nobody serves unwatched
             await readiness.end()
             if engine.lost.done():
                 await _engine_lost(engine.lost.result(), service)

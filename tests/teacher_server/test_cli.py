@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from counterhint import ScoringClient
-from counterhint.command_line import run_command
+from counterhint.command_line import EXIT_ENGINE_DEAD, run_command
 from teacher_server.cli import BenchScoring, Serve
 from tests.teacher_server.jobs import SMALL, random_job
 
@@ -64,6 +64,12 @@ def test_a_port_in_use_ends_with_one_line(model_folder):
 def test_what_cannot_be_used_ends_with_a_clear_message(capsys, arguments, message):
     assert run_command(Serve, "counterhint teacher serve", arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_help_tells_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        run_command(Serve, "counterhint teacher serve", ["--help"])
+    assert f"{EXIT_ENGINE_DEAD} when the engine has" in capsys.readouterr().out
 
 
 def test_weights_roots_repeat_and_the_environment_counts(monkeypatch):

@@ -123,3 +123,15 @@ def test_a_job_that_outlasts_the_drain_is_told_to_come_again(engine):
             assert sorted(held.cancelled) == ["endless", "endless"]
 
     asyncio.run(run())
+
+
+def test_an_engine_that_cannot_be_watched_is_not_served(engine):
+    held = HeldEngine(engine)
+
+    async def run() -> None:
+        async with running_teacher(held, check_seconds=0.02) as teacher:
+            held.progress = lambda: 1 // 0
+            await asyncio.wait({teacher.ended})
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run())

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -132,6 +133,22 @@ def test_a_busy_engine_is_left_alone_however_long_a_job_takes(scripted: Scripted
     # It is looked at ten times while it may hang.
     scripted.progress = lambda: next(looks)  # type: ignore[method-assign]
     watching(scripted, use, hang_seconds=0.1)
+
+
+def test_time_in_which_the_process_stood_still_is_not_the_engines(scripted: Scripted):
+    release = asyncio.Event()
+
+    async def use(watched: WatchedEngine) -> None:
+        work = asyncio.create_task(watched.score(job("long")))
+        await until(lambda: scripted.asked)
+        time.sleep(1.0)  # noqa: ASYNC251 - as a process that is stopped: nothing runs meanwhile
+        await asyncio.sleep(0.06)  # at least one look at the engine
+        assert not watched.lost.done()
+        release.set()
+        await work
+
+    scripted.script = {"long": release.wait}  # type: ignore[dict-item]
+    watching(scripted, use, hang_seconds=0.5)
 
 
 def test_an_idle_engine_is_tried_and_found_hanging(scripted: Scripted):
