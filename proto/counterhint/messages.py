@@ -244,12 +244,7 @@ def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> 
         model_id=message.model_id,
         engine=message.engine,
         engine_version=message.engine_version,
-        cost=Cost(
-            tokens_naive=message.cost.tokens_naive,
-            tokens_computed=message.cost.tokens_computed,
-            engine_seconds=message.cost.engine_seconds,
-            wait_seconds=message.cost.wait_seconds,
-        ),
+        cost=cost_from_message(message.cost),
     )
 
 
@@ -314,3 +309,13 @@ def teacher_from_message(message: scoring_pb2.GetTeacherResponse) -> TeacherInfo
     """The teacher's description of a message."""
     fields = {name: getattr(message, name) for name in TeacherInfo.__dataclass_fields__}
     return TeacherInfo(**{**fields, "outputs": tuple(message.outputs)})
+
+
+def cost_from_message(message: scoring_pb2.Cost) -> Cost:
+    """What a job cost, from the wire."""
+    return Cost(
+        tokens_naive=message.tokens_naive,
+        tokens_computed=message.tokens_computed,
+        engine_seconds=message.engine_seconds,
+        wait_seconds=message.wait_seconds,
+    )
