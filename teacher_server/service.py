@@ -28,6 +28,7 @@ from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
 from teacher_server import metrics
 from teacher_server.admission import Admission
+from teacher_server.reply_writer import ReplyWriter
 from teacher_server.watched_engine import WatchedEngine
 
 LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
@@ -85,30 +86,14 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> None:
         """Scores the jobs of a stream; replies as they finish."""
         slots = asyncio.Semaphore(self._stream_jobs)
-        writing = asyncio.Lock()
-        untaken: asyncio.Future[None] | None = None
-
-        async def write(reply: scoring_pb2.ScoreStreamResponse) -> None:
-            nonlocal untaken
-            async with writing:
-                if untaken is not None:  # gRPC takes one reply at a time
-                    return
-                sending = asyncio.ensure_future(context.write(reply))
-                try:
-                    await asyncio.wait_for(asyncio.shield(sending), self._send_seconds)
-                except TimeoutError:
-                    untaken = sending
-                    raise
-                except asyncio.CancelledError:
-                    sending.cancel()
-                    raise
+        replies = ReplyWriter(context, self._send_seconds)
+        ending: CounterhintError | None = None
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             async with AsyncExitStack() as held:
-                await write(await self._outcome(request, held))
+                await replies.write(await self._outcome(request, held))
             slots.release()
 
-        ending = None
         try:
             async with (
                 aclosing(self._until_draining(requests)) as taken,
@@ -120,8 +105,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                     await slots.acquire()
         except* TimeoutError:
             ending = _not_taken(self._send_seconds)
-        if untaken is not None:  # gRPC cannot end a call in the middle of a reply
-            await untaken
+        await replies.last_taken()
         if ending is None and self._draining.is_set():
             ending = _draining()
         if ending is not None:
