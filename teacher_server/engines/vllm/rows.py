@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from counterhint.jobs import Outputs, Scores
-from teacher_server.engines.head import score_logits
+from teacher_server.engines.head import LEAST_ROWS, LOGIT_CHUNK, score_logits
 
 SCORING_START = "counterhint_start"
 """The key in a vLLM request's `extra_args` under which the first row to be scored stands."""
 ROWS_WANTED = "counterhint_rows"
 """The key in a vLLM request's `extra_args` under which its `RowsWanted` stands."""
-CPU_LOGITS, GPU_LOGITS = 2**22, 2**27
-"""Logits that are held at once: 16 MiB of float32 stay near a CPU's caches; a GPU wants larger
-products, here 512 MiB."""
+GPU_LOGITS = 2**27
+"""Logits that are held at once on a GPU, which wants larger products than a CPU: 512 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def _score(
 ) -> Tensor | None:
     """`[n, columns]` on the device of `hidden`."""
     parts: list[Tensor] = []
-    start, rows = 0, 1  # a single row first: it tells how large the vocabulary is
+    start, rows = 0, LEAST_ROWS  # of which the first tell how large the vocabulary is
     while start < len(hidden):
         stop = start + rows
         logits = logits_of(hidden[start:stop])
@@ -174,8 +173,8 @@ def _score(
             ids = scores.top_k_ids.to(torch.int32).view(torch.float32)
             columns += [scores.top_k_log_probs, ids]
         parts.append(torch.cat(columns, dim=1))
-        most = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
-        start, rows = stop, max(1, most // logits.shape[1])
+        most = LOGIT_CHUNK if hidden.device.type == "cpu" else GPU_LOGITS
+        start, rows = stop, max(LEAST_ROWS, most // logits.shape[1])
     return torch.cat(parts)
 
 

@@ -30,6 +30,7 @@ def test_scores_do_not_depend_on_the_chunks(head, monkeypatch):
     given = torch.randint(50, (23, 3), generator=generator)
     whole = head.score(hidden, sampled, given, top_k=5, entropy=True)
     monkeypatch.setattr(head_module, "LOGIT_CHUNK", 50 * 4)
+    monkeypatch.setattr(head_module, "LEAST_ROWS", 1)
     chunked = head.score(hidden, sampled, given, top_k=5, entropy=True)
     assert whole.given is not None
     assert whole.entropy is not None
