@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from counterhint.errors import ENGINE_DEAD, EngineFailure, InputError, Unavailable
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, pairs_array
+from teacher_server import metrics
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.model_folder import (
     check_model_folder,
@@ -67,6 +69,7 @@ class VllmEngine(Engine):
         self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
         self.info = _describe(options, config, self._path)
         self._weights = VllmWeights(self._llm, options, self.info.weights_revision)
+        self._ranks: int = config.parallel_config.data_parallel_size
 
     async def start(self) -> None:
         """Sets up scoring in the workers, and compares its numbers with the public interface's."""
@@ -133,25 +136,37 @@ class VllmEngine(Engine):
         tokens: list[int],
         params: "SamplingParams",
         adapter: "LoRARequest | None" = None,
+        rank: int | None = None,
     ) -> "RequestOutput":
         """The last output of one request to vLLM; what is no scoring job asks by it.
+
+        Args:
+            tokens: the prompt.
+            params: what is asked.
+            adapter: what is put on top of the weights.
+            rank: which of several data-parallel replicas; None for any.
 
         Raises:
             EngineFailure: it ended without a result.
             Unavailable: vLLM's engine is dead.
         """
+        from vllm.exceptions import VLLMError
         from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         final: Any = None
         try:
             async for output in self._llm.generate(
-                tokens_input(tokens), params, next(self._names), lora_request=adapter
+                tokens_input(tokens),
+                params,
+                next(self._names),
+                lora_request=adapter,
+                data_parallel_rank=rank,
             ):
                 final = output
         except EngineDeadError as error:
             raise Unavailable("vLLM's engine is dead", reason=ENGINE_DEAD) from error
-        except (EngineGenerateError, ValueError) as error:
+        except (VLLMError, ValueError) as error:
             raise EngineFailure(f"vLLM failed: {error}", reason="ENGINE_FAILED") from error
         if final is None or final.outputs[0].finish_reason not in ("length", "stop"):
             raise EngineFailure("vLLM ended a request without a result", reason="ENGINE_FAILED")
@@ -187,18 +202,25 @@ class VllmEngine(Engine):
         """One pair's scores."""
         computed, seconds = 0, 0.0
         for cached in (True, False):
-            output = await self.generate(
-                request.tokens, self._path.sampling_params(request, cached=cached), adapter
-            )
+            params = self._path.sampling_params(request, cached=cached)
+            output = await self.generate(request.tokens, params, adapter, self._rank_of(request))
             computed += len(request.tokens) - (output.num_cached_tokens or 0)
             seconds += self._path.seconds(output) or 0.0
             scores = self._path.read(request, output, cached=cached)
             if scores is not None:
                 return _ScoredPair(scores, computed, seconds)
             self.second_requests += cached
+            metrics.SECOND_REQUESTS.inc(cached)
         raise EngineFailure(
             "vLLM left out rows of a response although nothing was cached", reason="ROWS_MISSING"
         )
+
+    def _rank_of(self, request: PairRequest) -> int | None:
+        """The data-parallel replica whose cache holds the pair's context."""
+        if self._ranks == 1:
+            return None
+        context = np.array(request.tokens[: request.start + 1], dtype=np.int32)
+        return zlib.crc32(context.tobytes()) % self._ranks
 
     async def _difference_from_public(self) -> float:
         """The largest difference between our path and the public interface on a few tokens."""
