@@ -136,8 +136,9 @@ class Assembly:
             self._cancel()
 
     def _cancel(self) -> None:
-        for _, delivery in self._sent.values():
-            delivery.answer.cancel()
+        for link, delivery in self._sent.values():
+            if not delivery.answer.done():
+                link.cancel(delivery)
 
     async def _merged(self) -> scoring_pb2.ScoreResponse:
         await self._collect(list(self._sent))

@@ -21,6 +21,7 @@ from counterhint.errors import (
     UnknownFailure,
 )
 from counterhint.jobs import TeacherInfo
+from counterhint.messages import cost_from_message
 from services.assembly import Assembly
 from services.queue.announcements import wait_for_event
 from services.queue.base import JobQueue
@@ -32,7 +33,7 @@ from services.teacher_link import TeacherLink, TeacherLost, passes_by_itself
 log = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 0.5
-"""How long one wait for work or for room lasts: how soon the signal to end is noticed."""
+"""How long one wait for work lasts: how soon the signal to end is noticed."""
 HEARTBEATS_PER_LEASE = 3
 LONGEST_HEARTBEAT = 5.0
 """Seconds between heartbeats at most: deadlines are looked at as often."""
@@ -183,7 +184,7 @@ class Dispatcher:
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()
-        await wait_for_event(self._changed, CLAIM_SECONDS)
+        await self._changed.wait()
 
     async def _finish(self, claim: Claim, assembly: Assembly) -> None:
         """Waits for a job's answers and writes what came of it to the queue."""
@@ -192,8 +193,12 @@ class Dispatcher:
         except CounterhintError as error:
             await self._end(claim, error)
         else:
-            body = response.SerializeToString()
-            await self._settle(partial(self._queue.complete, response=body), claim)
+            complete = partial(
+                self._queue.complete,
+                response=response.SerializeToString(),
+                cost=cost_from_message(response.cost),
+            )
+            await self._settle(complete, claim)
 
     async def _end(self, claim: Claim, error: CounterhintError) -> None:
         """Gives a job back that was not begun; otherwise the error counts, or is its outcome."""

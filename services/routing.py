@@ -62,23 +62,39 @@ class Router:
         """
         if weights is not None:
             self._late_weights.append(weights.name)
-        opening = shared_opening(contexts)
-        read = {_digest(part, weights): len(part) for part in (*contexts, opening)}
-        known = dict.fromkeys(loads, 0)
-        for digest, tokens in read.items():
+        texts = [context.tobytes() for context in contexts]
+        opening = shared_opening(texts)
+        read = _digests([*texts, opening], weights)
+        wanted = self._wanted(read, opening, weights, list(loads))
+        if loads[wanted] - min(loads.values()) > self._imbalance:
+            wanted = min(loads, key=lambda teacher: loads[teacher])
+        for digest in read:
+            self._seen[digest] = wanted
+            self._seen.move_to_end(digest)
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return wanted
+
+    def _wanted(
+        self,
+        read: Mapping[bytes, int],
+        opening: bytes,
+        weights: Weights | None,
+        teachers: Sequence[str],
+    ) -> str:
+        """The teacher that a job belongs to, of those that can take it, whatever their load."""
+        known = dict.fromkeys(teachers, 0)
+        for digest, size in read.items():
             teacher = self._seen.get(digest)
             if teacher in known:
-                known[teacher] += tokens
+                known[teacher] += size
+        most = max(known.values())
+        best = [teacher for teacher in teachers if known[teacher] == most]
+        if len(best) == 1:
+            return best[0]
         homes = self._homes(weights)
-        key = opening.tobytes()
         name = "" if weights is None else weights.name
-        ranks = {teacher: _rank(teacher, name, key) for teacher in loads}
-        wanted = max(loads, key=lambda teacher: (known[teacher], teacher in homes, ranks[teacher]))
-        idlest = min(loads, key=lambda teacher: (loads[teacher], -ranks[teacher]))
-        overloaded = loads[wanted] - loads[idlest] > self._imbalance
-        chosen = idlest if overloaded else wanted
-        self._remember(read, chosen)
-        return chosen
+        return max(best, key=lambda teacher: (teacher in homes, _rank(teacher, name, opening)))
 
     def _homes(self, weights: Weights | None) -> Sequence[str]:
         """The teachers that a job's weights keep to while these keep up."""
@@ -88,36 +104,35 @@ class Router:
         ranked = sorted(self._teachers, key=lambda teacher: _rank(teacher, weights.name))
         return ranked[-number:]
 
-    def _remember(self, digests: Mapping[bytes, int], teacher: str) -> None:
-        for digest in digests:
-            self._seen[digest] = teacher
-            self._seen.move_to_end(digest)
-        while len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
 
+def shared_opening(contexts: Sequence[bytes]) -> bytes:
+    """The whole blocks that all contexts begin with; the first context when that is none.
 
-def shared_opening(contexts: Sequence[TokenIds]) -> TokenIds:
-    """The whole blocks that all contexts begin with; the first context when that is none."""
-    shortest = min(len(context) for context in contexts)
-    leading = np.stack([context[:shortest] for context in contexts])
-    differs = (leading != leading[0]).any(axis=0)
+    Contexts are token ids as little-endian int32.
+    """
+    # What the first and the last in any alphabetical order share, all between them share.
+    first, last = min(contexts), max(contexts)
+    shortest = min(len(first), len(last))
+    differs = np.frombuffer(first, np.uint8, shortest) != np.frombuffer(last, np.uint8, shortest)
     shared = int(differs.argmax()) if differs.any() else shortest
-    whole_blocks = shared - shared % BLOCK_TOKENS
-    return contexts[0][:whole_blocks] if whole_blocks and len(contexts) > 1 else contexts[0]
+    whole_blocks = shared - shared % (4 * BLOCK_TOKENS)
+    return first[:whole_blocks] if whole_blocks and len(contexts) > 1 else contexts[0]
 
 
-def _digest(tokens: TokenIds, weights: Weights | None) -> bytes:
-    """Names tokens as they were read by some weights: no cache is of use to others."""
-    named = "" if weights is None else f"{weights.name}\0{weights.revision}"
-    return blake2b(tokens.tobytes(), digest_size=16, key=_short(named)).digest()
+def _digests(texts: Sequence[bytes], weights: Weights | None) -> dict[bytes, int]:
+    """Names and sizes of tokens as some weights have read them: no cache is of use to others."""
+    hashed = blake2b(digest_size=16)
+    if weights is not None:
+        hashed.update(f"{weights.name}\0{weights.revision}\0".encode())
+    read = {}
+    for text in texts:
+        of_text = hashed.copy()
+        of_text.update(text)
+        read[of_text.digest()] = len(text)
+    return read
 
 
 def _rank(teacher: str, name: str, key: bytes = b"") -> int:
     """The highest one wins."""
     hashed = blake2b(f"{len(teacher)}:{teacher}{name}\0".encode() + key, digest_size=8)
     return int.from_bytes(hashed.digest())
-
-
-def _short(text: str) -> bytes:
-    """Any text as a key of blake2b, which takes 64 bytes at most."""
-    return blake2b(text.encode(), digest_size=16).digest()

@@ -99,7 +99,12 @@ class TeacherLink:
         self._unsent: deque[Delivery] = deque()
         self._sent: dict[str, Delivery] = {}
         self._may_write = asyncio.Event()
-        self._paused_until = 0.0
+        self._tokens = 0
+        """Of all that is unsent or sent."""
+        self._alone = 0
+        """How many of these must travel alone."""
+        self._pause: asyncio.TimerHandle | None = None
+        """Runs while a busy teacher is left alone."""
 
     @property
     def load(self) -> float:
@@ -109,18 +114,13 @@ class TeacherLink:
     @property
     def has_room(self) -> bool:
         """Whether another job can be sent now."""
-        held = (*self._sent.values(), *self._unsent)
         return (
             self.teacher is not None
-            and len(held) < self._max_jobs
+            and len(self._sent) + len(self._unsent) < self._max_jobs
             and self._tokens < self._max_tokens
-            and not any(delivery.alone for delivery in held)
-            and time.monotonic() >= self._paused_until
+            and not self._alone
+            and self._pause is None
         )
-
-    @property
-    def _tokens(self) -> int:
-        return sum(delivery.tokens for delivery in (*self._sent.values(), *self._unsent))
 
     def send(self, delivery: Delivery) -> None:
         """Sends a job as soon as it may go; `Delivery.answer` says what became of it."""
@@ -128,8 +128,21 @@ class TeacherLink:
             delivery.fail(_not_begun(f"the teacher at {self.address} is not connected"))
             return
         self._unsent.append(delivery)
+        self._tokens += delivery.tokens
+        self._alone += delivery.alone
         self._may_write.set()
-        delivery.answer.add_done_callback(lambda _: self._may_write.set())
+
+    def cancel(self, delivery: Delivery) -> None:
+        """Ends a delivery whose answer is of no use any more, unless it has ended."""
+        delivery.answer.cancel()
+        self._may_write.set()
+
+    def _gone(self, delivery: Delivery) -> None:
+        self._tokens -= delivery.tokens
+        self._alone -= delivery.alone
+        self._changed.set()
+        if self._unsent:  # one may have waited for this one to go
+            self._may_write.set()
 
     def close(self) -> None:
         """Ends the connection; `run` returns, and what is in flight counts as not begun."""
@@ -208,6 +221,7 @@ class TeacherLink:
             delivery.fail(not_begun)
         self._sent.clear()
         self._unsent.clear()
+        self._tokens = self._alone = 0
         self._changed.set()
 
     async def _write(self, stream: Stream) -> None:
@@ -217,7 +231,7 @@ class TeacherLink:
                 await self._may_write.wait()
             delivery = self._unsent.popleft()
             if delivery.answer.done():
-                self._changed.set()
+                self._gone(delivery)
                 continue
             self._sent[delivery.request.id] = delivery
             timeout = max(delivery.deadline - time.monotonic(), SHORTEST_TIMEOUT)
@@ -244,8 +258,7 @@ class TeacherLink:
                     log.error("teacher at %s answered a job that it was not given", self.address)
                     continue
                 self._take(delivery, reply)
-                self._may_write.set()  # for one that waits for this one to go
-                self._changed.set()
+                self._gone(delivery)
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error)
         except asyncio.CancelledError:  # by our own stream.cancel()
@@ -261,10 +274,17 @@ class TeacherLink:
         if error.reason in (ENGINE_DEAD, ENGINE_HANGING):
             error = TeacherLost(error.message, reason=error.reason, retry_after=error.retry_after)
         if passes_by_itself(error):
-            pause = max(error.retry_after, FIRST_PAUSE)
-            self._paused_until = time.monotonic() + pause
-            asyncio.get_running_loop().call_later(pause, self._changed.set)
+            self._leave_alone(max(error.retry_after, FIRST_PAUSE))
         delivery.fail(error)
+
+    def _leave_alone(self, seconds: float) -> None:
+        def resume() -> None:
+            self._pause = None
+            self._changed.set()
+
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(seconds, resume)
 
 
 def passes_by_itself(error: CounterhintError) -> bool:

@@ -114,6 +114,6 @@ def decode_sequences(
                 "bytes": len(message.token_ids),
             },
         )
-    if not len(ends):
-        return ()
-    return tuple(np.split(np.frombuffer(message.token_ids, dtype="<i4"), ends[:-1]))
+    ids = np.frombuffer(message.token_ids, dtype="<i4")
+    stops = ends.tolist()
+    return tuple(ids[start:stop] for start, stop in zip([0, *stops], stops, strict=False))

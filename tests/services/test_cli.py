@@ -46,6 +46,8 @@ def redis_url(redis_server: LocalRedis) -> str:
         (["--redis", "unix:///nowhere/redis.sock", "--teachers", "127.0.0.1:1"], "start a Redis"),
         (["--redis", "nonsense", "--teachers", "127.0.0.1:1"], "--redis nonsense"),
         (["--teachers", "127.0.0.1:1", "--max-jobs", "0"], "--max-jobs"),
+        (["--teachers", "127.0.0.1:1", "--imbalance", "-1"], "--imbalance"),
+        (["--teachers", "127.0.0.1:1", "--max-part-tokens", "0"], "--max-part-tokens"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_ends_with_2(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from counterhint.client import ScoringClient
-from counterhint.errors import InvalidJob
+from counterhint.errors import InvalidJob, Overloaded
 from counterhint.jobs import Outputs, ScoringJob, pairs_array
 from deploy.local.redis import LocalRedis
+from tests.teacher_server.jobs import ALL, plain_log_probs, random_job, tokens_of_pairs
 from tests.tiny_models import write_tiny_llama
 
 
@@ -83,3 +84,69 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
                     tokenizer_fingerprint=info.tokenizer_fingerprint,
                 )
             )
+
+
+def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    model = write_tiny_llama(tmp_path / "model")
+    teachers = [f"unix://{tmp_path}/{name}.sock" for name in ("one", "two")]
+    intake = f"unix://{tmp_path}/intake.sock"
+    serve = ("teacher", "serve", "--model", f"{tmp_path}/model", "--max-job-tokens", "120")
+    doomed = subprocess.Popen(
+        [sys.executable, "-m", "deploy.cli", *serve, "--listen", teachers[0]],
+    )
+    to_teachers = ("--teachers", teachers[0], "--teachers", teachers[1])
+    with (
+        running(*serve, "--listen", teachers[1]),
+        running("services", "run", "--listen", intake, *to_teachers, "--max-part-tokens", "60"),
+        ScoringClient(teachers[0], timeout=120.0) as one,
+        ScoringClient(teachers[1], timeout=120.0) as two,
+        ScoringClient(intake, timeout=120.0) as client,
+    ):
+        try:
+            fingerprint = one.get_teacher().tokenizer_fingerprint
+            assert two.get_teacher() == one.get_teacher() == client.get_teacher()
+            every_pair = [(context, response) for response in range(3) for context in range(6)]
+            jobs = [
+                random_job(
+                    (20, 9, 17, 30, 12, 25),
+                    (9, 5, 7),
+                    every_pair[number % 5 :],
+                    id=f"job {number}",
+                    seed=number,
+                    given=2,
+                    outputs=ALL,
+                    tokenizer_fingerprint=fingerprint,
+                )
+                for number in range(30)
+            ]
+            with pytest.raises(Overloaded, match="split it by context"):
+                two.score(jobs[0])
+            futures = [client.submit(job) for job in jobs]
+            futures[3].result()
+            doomed.kill()
+            for job, future in zip(jobs, futures, strict=True):
+                scores, expected = future.result().scores, plain_log_probs(model, job)
+                rows = np.arange(len(expected))
+                blocks = np.split(np.arange(job.response_lengths.sum()), (9, 14))
+                given = np.concatenate([blocks[response] for response in job.pairs[:, 1]])
+                assert job.token_ids is not None
+                for found, wanted in (
+                    (scores.sampled, expected[rows, tokens_of_pairs(job)]),
+                    (scores.top_k_log_probs, -np.sort(-expected, axis=1)[:, : ALL.top_k]),
+                    (
+                        scores.given,
+                        np.take_along_axis(expected, job.token_ids[given], axis=1),
+                    ),
+                    (scores.entropy, -(np.exp(expected) * expected).sum(axis=1)),
+                ):
+                    np.testing.assert_allclose(found, wanted, atol=1e-4)
+                assert future.result().cost.tokens_computed == job.tokens_computed
+            with pytest.raises(Overloaded, match="context 0 and the responses read after it"):
+                client.score(
+                    random_job((100, 4), (30,), [(0, 0), (1, 0)], tokenizer_fingerprint=fingerprint)
+                )
+        finally:
+            doomed.kill()
+            doomed.wait()

@@ -13,6 +13,7 @@ from counterhint.channel import open_channel
 from counterhint.client import AsyncScoringClient
 from counterhint.errors import (
     DeadlinePassed,
+    EngineFailure,
     InvalidJob,
     JobCancelled,
     JobConflict,
@@ -20,7 +21,7 @@ from counterhint.errors import (
     TokenizerMismatch,
     Unavailable,
 )
-from counterhint.jobs import ScoringJob
+from counterhint.jobs import ScoringJob, pairs_array
 from counterhint.v1 import scoring_pb2
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
@@ -126,6 +127,28 @@ def test_what_no_teacher_can_score_never_reaches_the_queue(
     with_intake(address, test)
 
 
+def test_a_job_above_the_bound_passes_if_each_context_s_share_keeps_it(address: str) -> None:
+    """The dispatcher splits between contexts, and nowhere else."""
+    contexts = tuple(np.full(3000, token, dtype=np.int32) for token in range(4))
+    pairs = pairs_array([(context, 0) for context in range(4)])
+    large = replace(make_job("a", tokens=1000), contexts=contexts, pairs=pairs)
+    too_large = replace(large, id="b", pairs=pairs_array([(2, 0)] * 6))
+
+    async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
+        assert large.tokens_computed > (await client.get_teacher()).max_job_tokens
+        call = asyncio.create_task(client.score(large))
+        claim = await next_claim(queue)
+        await queue.fail(claim, EngineFailure("no", reason="ENGINE_FAILED"), retryable=False)
+        with pytest.raises(EngineFailure):
+            await call
+        with pytest.raises(Overloaded, match="context 2 ") as refusal:
+            await client.score(too_large)
+        assert (refusal.value.reason, refusal.value.retry_after) == ("JOB_TOO_LARGE", 0)
+        assert refusal.value.details["tokens"] == "9000"
+
+    with_intake(address, test)
+
+
 def test_a_full_queue_asks_to_come_back_later(address: str) -> None:
     async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
         first = asyncio.create_task(client.score(make_job("a")))
@@ -139,7 +162,7 @@ def test_a_full_queue_asks_to_come_back_later(address: str) -> None:
         await answer(queue, await next_claim(queue))
         assert (await second).job_id == "b"
 
-    with_intake(address, test, QueueSettings(max_jobs=1, retry_after=0.2))
+    with_intake(address, test, QueueSettings(max_jobs=1, retry_after=0.2, max_retry_after=0.2))
 
 
 def test_calls_for_the_same_job_share_its_result(address: str) -> None:
