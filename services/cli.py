@@ -20,7 +20,7 @@ from counterhint.errors import InputError, JobNotFound, Unavailable
 from services.dispatcher import Dispatcher, DispatcherSettings
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import JobRecord, QueueSettings, RunStats
+from services.queue.records import JobRecord, QueueSettings
 from services.queue.redis_streams import RedisQueue
 from services.server import serve_intake
 
@@ -28,6 +28,14 @@ log = logging.getLogger(__name__)
 
 ServiceName = Literal["intake", "dispatcher"]
 EVERY_SERVICE: tuple[ServiceName, ...] = ("intake", "dispatcher")
+
+
+RUN_COLUMNS = (
+    *("run_id", "queued", "claimed", "done", "failed", "cancelled", "expired", "dead"),
+    *("tokens", "paused"),
+)
+"""What the table of runs shows of `RunStats`."""
+JOB_COLUMNS = tuple(field.name for field in fields(JobRecord))
 
 
 class Run(Command):
@@ -67,6 +75,8 @@ class Run(Command):
     """Deliveries that may end badly before a job is put aside."""
     result_seconds: float = Field(QueueSettings.result_seconds, gt=0)
     """How long a result can be fetched again."""
+    aging_seconds: float = Field(QueueSettings.aging_seconds, gt=0)
+    """After how long in one priority's level a waiting job rises into the next."""
     teacher_tokens: int = Field(DispatcherSettings.teacher_tokens, ge=1)
     """Tokens in flight at which a teacher gets no more jobs."""
     teacher_jobs: int = Field(DispatcherSettings.teacher_jobs, ge=1)
@@ -112,6 +122,7 @@ class Run(Command):
             lease_seconds=self.lease_seconds,
             max_attempts=self.max_attempts,
             result_seconds=self.result_seconds,
+            aging_seconds=self.aging_seconds,
         )
         async with AsyncExitStack() as stack:
             if self.redis is None:
@@ -161,7 +172,7 @@ class QueueCommand(Command):
         """
 
         async def answer() -> Any:
-            async with await open_redis(self.redis, QueueSettings()) as queue:
+            async with await open_redis(self.redis, None) as queue:
                 return await question(queue)
 
         try:
@@ -169,14 +180,14 @@ class QueueCommand(Command):
         except JobNotFound as error:
             raise InputError(f"{error}; counterhint queue ls lists the runs") from error
 
-    def show(self, kind: type[RunStats] | type[JobRecord], rows: Sequence[Any]) -> None:
-        """Prints rows of one kind."""
+    def show(self, columns: Sequence[str], rows: Sequence[Any]) -> None:
+        """Prints rows of one kind; a table has the given columns, JSON has all."""
         if self.json_:
             print(json.dumps([asdict(row) for row in rows], indent=2))
             return
-        table = Table(*(field.name for field in fields(kind)), box=SIMPLE_HEAD, padding=0)
+        table = Table(*columns, box=SIMPLE_HEAD, padding=0)
         for row in rows:
-            table.add_row(*(str(value) for value in asdict(row).values()))
+            table.add_row(*(str(getattr(row, column)) for column in columns))
         Console().print(table)
 
 
@@ -189,7 +200,7 @@ class QueueList(QueueCommand):
 
     def run(self) -> int:
         """Prints a row for each run."""
-        self.show(RunStats, self.ask(lambda queue: queue.stats()))
+        self.show(RUN_COLUMNS, self.ask(lambda queue: queue.stats()))
         return EXIT_DONE
 
 
@@ -206,7 +217,7 @@ class QueueShow(QueueCommand):
 
     def run(self) -> int:
         """Prints the job."""
-        self.show(JobRecord, [self.ask(lambda queue: queue.job(self.job))])
+        self.show(JOB_COLUMNS, [self.ask(lambda queue: queue.job(self.job))])
         return EXIT_DONE
 
 
@@ -219,7 +230,7 @@ class QueueDead(QueueCommand):
 
     def run(self) -> int:
         """Prints a row for each dead job."""
-        self.show(JobRecord, self.ask(lambda queue: queue.dead()))
+        self.show(JOB_COLUMNS, self.ask(lambda queue: queue.dead()))
         return EXIT_DONE
 
 
@@ -265,8 +276,8 @@ class QueuePurge(QueueCommand):
         return EXIT_DONE
 
 
-async def open_redis(url: str, settings: QueueSettings) -> RedisQueue:
-    """The queue in a Redis that answers.
+async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
+    """The queue in a Redis that answers; without settings, to look on with those of the others.
 
     Raises:
         InputError: the URL is none, or nothing answers there.

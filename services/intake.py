@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
+    EngineFailure,
     JobNotFound,
     Unavailable,
     error_to_status,
@@ -138,11 +140,8 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
             task.cancel()
         if task.cancelled():
             raise _draining()
-        outcome = task.result()
-        if outcome.state is not JobState.DONE:
-            raise failure_from_message(scoring_pb2.Failure.FromString(outcome.body))
-        response = scoring_pb2.ScoreResponse.FromString(outcome.body)
-        response.cost.wait_seconds += outcome.wait_seconds
+        response = _decode(task.result())
+        response.cost.wait_seconds += task.result().wait_seconds
         return response
 
     async def _outcome(self, job: QueuedJob) -> Outcome:
@@ -166,6 +165,27 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
                     reason="DEADLINE_EXCEEDED",
                     details={"job": job.id, "timeout_seconds": job.timeout},
                 )
+
+
+def _decode(outcome: Outcome) -> scoring_pb2.ScoreResponse:
+    """The response that a job ended with.
+
+    Raises:
+        EngineFailure: what is in the queue is no message of the contract.
+        CounterhintError: what else the job ended with.
+    """
+    try:
+        if outcome.state is JobState.DONE:
+            return scoring_pb2.ScoreResponse.FromString(outcome.body)
+        failure = scoring_pb2.Failure.FromString(outcome.body)
+    except DecodeError as error:
+        raise EngineFailure(
+            f"the outcome of job {outcome.job_id!r} cannot be read: something else than a "
+            "dispatcher of this version wrote it",
+            reason="OUTCOME_UNREADABLE",
+            details={"job": outcome.job_id},
+        ) from error
+    raise failure_from_message(failure)
 
 
 def _draining() -> Unavailable:

@@ -17,7 +17,7 @@ from services.queue.base import JobQueue
 from services.queue.errors import NOT_NOW
 
 READINESS_SECONDS = 0.5
-"""How often it is looked whether the queue can be reached and a teacher is known."""
+"""How often it is looked whether the queue takes jobs and a teacher is known."""
 LAST_REPLIES = 2.0
 """Seconds that replies have to reach their clients after the drain."""
 
@@ -28,7 +28,7 @@ async def serve_intake(
 ) -> AsyncIterator[str]:
     """Serves the intake while the block runs; gives the address that clients use.
 
-    It says that it is ready when the queue can be reached and a teacher is known.
+    It says that it is ready when the queue takes jobs and a teacher is known.
 
     Raises:
         InputError: the address cannot be used.
@@ -61,6 +61,7 @@ async def _tell_readiness(queue: JobQueue, status: health.aio.HealthServicer) ->
     states = health_pb2.HealthCheckResponse
     while True:
         try:
+            await queue.probe()
             ready = await queue.teacher() is not None
         except NOT_NOW:
             ready = False

@@ -9,6 +9,10 @@ A job is accepted once (`enqueue`), executed at least once, and ends in exactly 
 
 A claim is a lease. Its holder proves itself by its name and the attempt number: what it writes
 after the lease has gone to somebody else is discarded.
+
+Who is next: the highest level that has a job; in it, the run with the lowest virtual token counter
+(VTC, arXiv 2401.00588); of that run, the job that came first. A job enters the level of its
+priority and rises by one for every `aging_seconds` that it waits. docs/queue.md has the details.
 """
 
 import time
@@ -18,9 +22,11 @@ from types import TracebackType
 from typing import Self
 
 from counterhint.errors import CounterhintError, Unavailable, failure_to_message
-from counterhint.jobs import TeacherInfo
+from counterhint.jobs import Cost, TeacherInfo
 from services.queue.announcements import Announcements, wait_for_event
+from services.queue.errors import priority_out_of_range
 from services.queue.records import (
+    TOP_PRIORITY,
     Claim,
     JobRecord,
     JobState,
@@ -28,6 +34,8 @@ from services.queue.records import (
     QueuedJob,
     QueueSettings,
     Reaped,
+    RunPolicy,
+    RunRecord,
     RunStats,
 )
 
@@ -66,22 +74,43 @@ class JobQueue(ABC):
         """Closes the queue."""
         return
 
+    @abstractmethod
+    async def probe(self) -> None:
+        """Returns when jobs can be accepted.
+
+        Raises:
+            Overloaded: the store takes no writes: its memory or its disk is full.
+        """
+
     # Clients
 
-    @abstractmethod
-    async def enqueue(self, job: QueuedJob) -> JobState:
+    async def enqueue(self, job: QueuedJob, policy: RunPolicy | None = None) -> JobState:
         """Accepts a job, or joins the one that is there under its id.
 
         A job that is queued, claimed, done or dead stays as it is (its deadline moves to the later
         one); one that failed, expired or was cancelled is tried anew.
 
+        Args:
+            job: the job.
+            policy: what its run may take from now on, unless an operator has set that; None leaves
+                the run's policy as it is.
+
         Returns:
             The job's state.
 
         Raises:
+            InvalidJob: the priority is no level of the queue, or above the run's ceiling.
             JobConflict: the id is known with other content.
-            Overloaded: a bound is reached; `retry_after` says when to come back.
+            Overloaded: a bound is reached; `retry_after` says when to come back, and grows with
+                the tokens that wait.
         """
+        if not 0 <= job.priority <= TOP_PRIORITY:
+            raise priority_out_of_range(job.id, job.priority)
+        return await self._enqueue(job, policy)
+
+    @abstractmethod
+    async def _enqueue(self, job: QueuedJob, policy: RunPolicy | None) -> JobState:
+        """`enqueue` of a job whose priority is one of the queue's levels."""
 
     async def wait_outcome(self, job_id: str, timeout: float) -> Outcome | None:
         """The job's outcome once it is there, or None after `timeout` seconds.
@@ -126,7 +155,10 @@ class JobQueue(ABC):
     # Workers
 
     async def claim(self, worker: str, timeout: float = 0.0) -> Claim | None:
-        """The next job of the run with the fewest tokens so far; None after `timeout` seconds."""
+        """The next job; None after `timeout` seconds.
+
+        Its cost is charged to its run until it is given back.
+        """
         deadline = time.monotonic() + timeout
         with self._announcements.listen(WORK) as announced:
             while True:
@@ -150,14 +182,17 @@ class JobQueue(ABC):
         """
 
     @abstractmethod
-    async def complete(self, claim: Claim, response: bytes) -> bool:
-        """Ends a job with a serialized `ScoreResponse`; False when the lease was lost."""
+    async def complete(self, claim: Claim, response: bytes, cost: Cost | None = None) -> bool:
+        """Ends a job with a serialized `ScoreResponse`; False when the lease was lost.
+
+        `cost`, what the job took, goes to the run's accounts.
+        """
 
     async def fail(self, claim: Claim, error: CounterhintError, *, retryable: bool) -> bool:
         """Ends a delivery with an error; False when the lease was lost.
 
-        A retryable one puts the job back, or aside once it has failed `max_attempts` times; any
-        other is the job's outcome.
+        A retryable one gives the job back, or puts it aside once it has failed `max_attempts`
+        times; any other is the job's outcome.
         """
         if retryable:
             return await self._give_back(claim, counted=True, reason=error.reason)
@@ -175,11 +210,15 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def _give_back(self, claim: Claim, *, counted: bool, reason: str) -> bool:
-        """Puts a claimed job back in front of its run's others; False when the lease was lost."""
+        """Puts a claimed job back in front of its run's others and credits its cost to the run.
+
+        Returns:
+            False when the lease was lost.
+        """
 
     @abstractmethod
     async def reap(self) -> Reaped:
-        """Takes back leases that ran out and ends queued jobs whose deadline has passed."""
+        """Takes back leases that ran out, and ends queued jobs whose deadline has passed."""
 
     # Teachers
 
@@ -196,6 +235,37 @@ class JobQueue(ABC):
     @abstractmethod
     async def stats(self) -> list[RunStats]:
         """Every known run, by id."""
+
+    @abstractmethod
+    async def run(self, run_id: str) -> RunRecord:
+        """One run.
+
+        Raises:
+            JobNotFound: no run has this id (reason `RUN_NOT_FOUND`).
+        """
+
+    @abstractmethod
+    async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
+        """Sets a run's policy, over what comes with its jobs; None leaves it to them again.
+
+        The run need not be known yet. Its weight counts from its next claim, its bounds from its
+        next job.
+        """
+
+    @abstractmethod
+    async def pause(self, run_id: str) -> None:
+        """Holds a run's queued jobs back until `resume`; their deadlines go on, their aging stops.
+
+        More can be queued, and what is claimed is finished. The run need not be known yet.
+        """
+
+    @abstractmethod
+    async def resume(self, run_id: str) -> bool:
+        """Ends a pause; False when there was none.
+
+        Raises:
+            JobNotFound: no run has this id (reason `RUN_NOT_FOUND`).
+        """
 
     @abstractmethod
     async def job(self, job_id: str) -> JobRecord:

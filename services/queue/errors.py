@@ -3,6 +3,7 @@
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
+    InvalidJob,
     JobCancelled,
     JobConflict,
     JobDeadLettered,
@@ -11,7 +12,7 @@ from counterhint.errors import (
     Unavailable,
     failure_to_message,
 )
-from services.queue.records import JobState, Outcome
+from services.queue.records import TOP_PRIORITY, JobState, Outcome
 
 NOT_NOW = (Unavailable, Overloaded)
 """Errors of a queue that pass by themselves: its store is away, or full."""
@@ -42,7 +43,7 @@ def outcome_of(
 
 
 def queue_full(bound: str, limit: int, retry_after: float) -> Overloaded:
-    """The refusal of a job because of one of the bounds of `QueueSettings`."""
+    """The refusal of a job because of one of the bounds of `QueueSettings` or `RunPolicy`."""
     return Overloaded(
         f"the queue is full: {bound} is {limit}",
         reason="QUEUE_FULL",
@@ -64,4 +65,29 @@ def job_not_found(job_id: str) -> JobNotFound:
     """The answer about an id that no job has."""
     return JobNotFound(
         f"no job has the id {job_id!r}", reason="JOB_NOT_FOUND", details={"job": job_id}
+    )
+
+
+def run_not_found(run_id: str) -> JobNotFound:
+    """The answer about a run that never had a job, or none for so long that it was forgotten."""
+    return JobNotFound(
+        f"no run has the id {run_id!r}", reason="RUN_NOT_FOUND", details={"run": run_id}
+    )
+
+
+def priority_out_of_range(job_id: str, priority: int) -> InvalidJob:
+    """The refusal of a priority that is none of the queue's levels."""
+    return InvalidJob(
+        f"job {job_id!r} has priority {priority}; give 0 to {TOP_PRIORITY}",
+        reason="PRIORITY_OUT_OF_RANGE",
+        details={"job": job_id, "priority": priority, "highest": TOP_PRIORITY},
+    )
+
+
+def priority_too_high(job_id: str, priority: int, highest: int) -> InvalidJob:
+    """The refusal of a priority above the ceiling of the job's run."""
+    return InvalidJob(
+        f"job {job_id!r} has priority {priority}, and its run may use up to {highest}",
+        reason="PRIORITY_TOO_HIGH",
+        details={"job": job_id, "priority": priority, "highest": highest},
     )

@@ -1,16 +1,28 @@
 """The queue in process: for an intake and a dispatcher that live and die together."""
 
 import time
-from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import count
 
 from typing_extensions import override
 
-from counterhint.jobs import TeacherInfo
+from counterhint.jobs import Cost, TeacherInfo
+from services.queue.backlog import DrainRate
 from services.queue.base import WORK, JobQueue
-from services.queue.errors import job_conflict, job_not_found, outcome_of, queue_full
+from services.queue.errors import (
+    job_conflict,
+    job_not_found,
+    outcome_of,
+    priority_too_high,
+    queue_full,
+    run_not_found,
+)
+from services.queue.fair_share import FairShare
+from services.queue.lane import Lane
 from services.queue.records import (
+    TOP_PRIORITY,
     Claim,
     JobRecord,
     JobState,
@@ -18,23 +30,32 @@ from services.queue.records import (
     QueuedJob,
     QueueSettings,
     Reaped,
+    RunPolicy,
+    RunRecord,
     RunStats,
 )
+
+LEVELS = range(TOP_PRIORITY + 1)
 
 
 @dataclass(eq=False)
 class _Job:
     submitted: QueuedJob
     digest: str
-    number: int
-    """Order of acceptance."""
     accepted: float
     deadline: float
+    level: int
+    """The priority, and one more for each step of aging."""
+    number: int = 0
+    """Order of arrival in its level."""
+    rises_at: float = 0.0
     state: JobState = JobState.QUEUED
     attempt: int = 0
     failures: int = 0
     reason: str = ""
     worker: str = ""
+    charge: float = 0.0
+    """Virtual tokens of the last claim."""
     lease_until: float = 0.0
     wait_seconds: float = 0.0
     body: bytes = b""
@@ -43,14 +64,23 @@ class _Job:
 
 @dataclass
 class _Run:
-    queue: list[_Job] = field(default_factory=list)
-    """Queued jobs in the order of acceptance."""
+    lanes: tuple[Lane[_Job], ...] = field(default_factory=lambda: tuple(Lane() for _ in LEVELS))
+    """Queued jobs by level."""
+    policy: RunPolicy = field(default_factory=RunPolicy)
+    set_by_operator: bool = False
+    paused: bool = False
     claimed: int = 0
     bytes: int = 0
-    counter: int = 0
-    """Virtual tokens: where the run stands in its share."""
+    waiting: int = 0
+    """Cost of its unfinished jobs."""
     tokens: int = 0
+    cost: Cost = field(default_factory=lambda: Cost(0, 0))
+    """What its results took."""
     finished: dict[JobState, int] = field(default_factory=dict)
+
+    @property
+    def queued(self) -> int:
+        return sum(len(lane) for lane in self.lanes)
 
 
 class MemoryQueue(JobQueue):
@@ -60,13 +90,17 @@ class MemoryQueue(JobQueue):
         super().__init__(settings or QueueSettings())
         self._jobs: dict[str, _Job] = {}
         self._runs: dict[str, _Run] = {}
-        self._clock = 0
-        """Virtual tokens of the run that was served last, before it was."""
-        self._accepted = 0
+        self._ready = [FairShare() for _ in LEVELS]
+        """Runs with queued jobs, by level."""
+        self._aging: list[tuple[float, int, _Job]] = []
+        """A heap of when jobs rise; entries that their job contradicts are out of date."""
+        self._arrivals = count()
+        self._drain = DrainRate()
+        self._unfinished = self._bytes = self._waiting = 0
         self._teacher: tuple[TeacherInfo, float] | None = None
 
     @override
-    async def enqueue(self, job: QueuedJob) -> JobState:
+    async def _enqueue(self, job: QueuedJob, policy: RunPolicy | None) -> JobState:
         now = time.monotonic()
         timeout = self.settings.job_seconds if job.timeout is None else job.timeout
         known = self._jobs.get(job.id)
@@ -76,49 +110,102 @@ class MemoryQueue(JobQueue):
             if known.state in (JobState.QUEUED, JobState.CLAIMED, JobState.DONE, JobState.DEAD):
                 known.deadline = max(known.deadline, now + timeout)
                 return known.state
-        self._check_bounds(job)
-        self._accepted += 1
-        accepted = _Job(job, job.digest, self._accepted, accepted=now, deadline=now + timeout)
-        if known is not None:
+        self._check_bounds(job, self._policy(job.run_id, policy), now)
+        accepted = _Job(job, job.digest, now, deadline=now + timeout, level=job.priority)
+        if known is not None and now < known.kept_until:
             accepted.attempt = known.attempt
         self._jobs[job.id] = accepted
-        self._run(accepted).bytes += len(job.payload)
-        self._make_ready(accepted)
+        self._add(accepted)
         return JobState.QUEUED
 
-    def _check_bounds(self, job: QueuedJob) -> None:
+    def _policy(self, run_id: str, given: RunPolicy | None) -> RunPolicy:
+        """The run's policy, which is the given one from now on unless an operator set it."""
+        run = self._runs.get(run_id)
+        if given is not None and (run is None or not run.set_by_operator):
+            run = self._runs.setdefault(run_id, _Run())
+            run.policy = given
+        return RunPolicy() if run is None else run.policy
+
+    def _check_bounds(self, job: QueuedJob, policy: RunPolicy, now: float) -> None:
+        if job.priority > policy.max_priority:
+            raise priority_too_high(job.id, job.priority, policy.max_priority)
         run = self._runs.get(job.run_id, _Run())
         size = len(job.payload)
-        settings = self.settings
-        unfinished = sum(len(run.queue) + run.claimed for run in self._runs.values())
-        unfinished_bytes = sum(run.bytes for run in self._runs.values())
-        for bound, limit, value in (
-            ("max_jobs", settings.max_jobs, unfinished + 1),
-            ("max_bytes", settings.max_bytes, unfinished_bytes + size),
-            ("max_run_jobs", settings.max_run_jobs, len(run.queue) + run.claimed + 1),
-            ("max_run_bytes", settings.max_run_bytes, run.bytes + size),
+        bounds = self.settings
+        run_jobs, run_bytes = bounds.max_run_jobs, bounds.max_run_bytes
+        if policy.max_jobs is not None:
+            run_jobs = min(run_jobs, policy.max_jobs)
+        if policy.max_bytes is not None:
+            run_bytes = min(run_bytes, policy.max_bytes)
+        for bound, limit, value, waiting in (
+            ("max_jobs", bounds.max_jobs, self._unfinished + 1, self._waiting),
+            ("max_bytes", bounds.max_bytes, self._bytes + size, self._waiting),
+            ("max_run_jobs", run_jobs, run.queued + run.claimed + 1, run.waiting),
+            ("max_run_bytes", run_bytes, run.bytes + size, run.waiting),
         ):
             if value > limit:
-                raise queue_full(bound, limit, settings.retry_after)
+                raise queue_full(bound, limit, self._drain.retry_after(waiting, now, bounds))
 
     def _run(self, job: _Job) -> _Run:
         return self._runs.setdefault(job.submitted.run_id, _Run())
 
-    def _make_ready(self, job: _Job) -> None:
-        run = self._run(job)
-        if not run.queue:  # what a run left unused while it was idle is not saved up
-            run.counter = max(run.counter, self._clock)
-        insort(run.queue, job, key=lambda queued: queued.number)
+    def _add(self, job: _Job) -> None:
+        """The job is unfinished, as a new one or once more."""
+        self._count_unfinished(job, 1)
+        job.number = next(self._arrivals)
+        self._make_ready(job)
+
+    def _count_unfinished(self, job: _Job, change: int) -> None:
+        run, size = self._run(job), len(job.submitted.payload)
+        run.bytes += change * size
+        run.waiting += change * job.submitted.cost
+        self._unfinished += change
+        self._bytes += change * size
+        self._waiting += change * job.submitted.cost
+
+    def _make_ready(self, job: _Job, *, returned: bool = False) -> None:
         job.state = JobState.QUEUED
-        self._announcements.announce(WORK)
+        run = self._run(job)
+        run.lanes[job.level].add(job.number, job, returned=returned)
+        self._age(job)
+        if len(run.lanes[job.level]) == 1 and not run.paused:
+            self._ready[job.level].enter(job.submitted.run_id)
+            self._announcements.announce(WORK)
+
+    def _age(self, job: _Job) -> None:
+        """The job rises when it has been in its level for long enough."""
+        if job.level < TOP_PRIORITY:
+            job.rises_at = time.monotonic() + self.settings.aging_seconds
+            heappush(self._aging, (job.rises_at, next(self._arrivals), job))
+
+    def _leave_lane(self, job: _Job) -> None:
+        lane = self._run(job).lanes[job.level]
+        lane.remove(job.number)
+        job.rises_at = 0.0
+        if not lane:
+            self._ready[job.level].leave(job.submitted.run_id)
+
+    def _rise(self, now: float) -> None:
+        """Jobs that have been in their level for so long rise; a paused run's do not."""
+        while self._aging and self._aging[0][0] <= now:
+            due, _, job = heappop(self._aging)
+            if job.rises_at != due:
+                continue
+            if self._run(job).paused:
+                self._age(job)
+                continue
+            self._leave_lane(job)
+            job.level += 1
+            job.number = next(self._arrivals)
+            self._make_ready(job)
 
     def _finish(self, job: _Job, state: JobState, reason: str = "", body: bytes = b"") -> None:
         run = self._run(job)
         if job.state is JobState.QUEUED:
-            run.queue.remove(job)
+            self._leave_lane(job)
         else:
             run.claimed -= 1
-        run.bytes -= len(job.submitted.payload)
+        self._count_unfinished(job, -1)
         run.finished[state] = run.finished.get(state, 0) + 1
         job.state, job.body = state, body
         job.reason = reason or job.reason
@@ -152,34 +239,38 @@ class MemoryQueue(JobQueue):
     @override
     async def _claim_now(self, worker: str) -> Claim | None:
         now = time.monotonic()
-        while ready := [(run.counter, name) for name, run in self._runs.items() if run.queue]:
-            counter, name = min(ready)
-            run = self._runs[name]
-            job = run.queue[0]
-            if job.deadline <= now:
+        self._rise(now)
+        for level in reversed(LEVELS):
+            while (run_id := self._ready[level].first()) is not None:
+                job = self._runs[run_id].lanes[level].first()
+                if job.deadline > now:
+                    return self._take(job, worker, now)
                 self._finish(job, JobState.EXPIRED)
-                continue
-            del run.queue[0]
-            self._clock = counter
-            run.counter += job.submitted.cost
-            run.tokens += job.submitted.cost
-            run.claimed += 1
-            job.state, job.worker = JobState.CLAIMED, worker
-            job.attempt += 1
-            job.lease_until = now + self.settings.lease_seconds
-            job.wait_seconds = now - job.accepted
-            return Claim(
-                id=job.submitted.id,
-                run_id=name,
-                cost=job.submitted.cost,
-                worker=worker,
-                attempt=job.attempt,
-                failures=job.failures,
-                payload=job.submitted.payload,
-                wait_seconds=job.wait_seconds,
-                timeout=job.deadline - now,
-            )
         return None
+
+    def _take(self, job: _Job, worker: str, now: float) -> Claim:
+        run, submitted = self._run(job), job.submitted
+        job.charge = submitted.cost / run.policy.weight
+        self._ready[job.level].charge(submitted.run_id, job.charge)
+        self._leave_lane(job)
+        self._drain.add(submitted.cost, now)
+        run.tokens += submitted.cost
+        run.claimed += 1
+        job.state, job.worker = JobState.CLAIMED, worker
+        job.attempt += 1
+        job.lease_until = now + self.settings.lease_seconds
+        job.wait_seconds = now - job.accepted
+        return Claim(
+            id=submitted.id,
+            run_id=submitted.run_id,
+            cost=submitted.cost,
+            worker=worker,
+            attempt=job.attempt,
+            failures=job.failures,
+            payload=submitted.payload,
+            wait_seconds=job.wait_seconds,
+            timeout=job.deadline - now,
+        )
 
     def _held(self, claim: Claim) -> _Job | None:
         job = self._jobs.get(claim.id)
@@ -199,9 +290,10 @@ class MemoryQueue(JobQueue):
         return lost
 
     @override
-    async def complete(self, claim: Claim, response: bytes) -> bool:
+    async def complete(self, claim: Claim, response: bytes, cost: Cost | None = None) -> bool:
         job = self._held(claim)
         if job is not None:
+            self._account(job, cost or Cost(0, 0))
             self._finish(job, JobState.DONE, body=response)
         return job is not None
 
@@ -209,8 +301,18 @@ class MemoryQueue(JobQueue):
     async def _fail_for_good(self, claim: Claim, reason: str, failure: bytes) -> bool:
         job = self._held(claim)
         if job is not None:
+            self._account(job, Cost(0, 0))
             self._finish(job, JobState.FAILED, reason, failure)
         return job is not None
+
+    def _account(self, job: _Job, cost: Cost) -> None:
+        run = self._run(job)
+        run.cost = Cost(
+            tokens_naive=run.cost.tokens_naive + cost.tokens_naive,
+            tokens_computed=run.cost.tokens_computed + cost.tokens_computed,
+            engine_seconds=run.cost.engine_seconds + cost.engine_seconds,
+            wait_seconds=run.cost.wait_seconds + job.wait_seconds,
+        )
 
     @override
     async def _give_back(self, claim: Claim, *, counted: bool, reason: str) -> bool:
@@ -220,12 +322,16 @@ class MemoryQueue(JobQueue):
         if counted:
             self._count_failure(job, reason)
         else:
-            run = self._run(job)
-            run.counter -= claim.cost
-            run.tokens -= claim.cost
-            run.claimed -= 1
-            self._make_ready(job)
+            self._put_back(job)
         return True
+
+    def _put_back(self, job: _Job) -> None:
+        """The run gets its charge back: it pays when the job is claimed again."""
+        run = self._run(job)
+        run.claimed -= 1
+        run.tokens -= job.submitted.cost
+        self._ready[job.level].charge(job.submitted.run_id, -job.charge)
+        self._make_ready(job, returned=True)
 
     def _count_failure(self, job: _Job, reason: str) -> bool:
         """Puts the job back, or aside when it has failed too often; whether it was put aside."""
@@ -233,10 +339,10 @@ class MemoryQueue(JobQueue):
         job.reason = reason
         dead = job.failures >= self.settings.max_attempts
         if dead:
+            self._account(job, Cost(0, 0))
             self._finish(job, JobState.DEAD, reason)
         else:
-            self._run(job).claimed -= 1
-            self._make_ready(job)
+            self._put_back(job)
         return dead
 
     @override
@@ -254,6 +360,7 @@ class MemoryQueue(JobQueue):
                 expired += 1
             if job.kept_until <= now:
                 del self._jobs[job.submitted.id]
+        self._rise(now)
         return Reaped(redelivered, dead, expired)
 
     @override
@@ -267,18 +374,47 @@ class MemoryQueue(JobQueue):
         return self._teacher[0]
 
     @override
+    async def probe(self) -> None:
+        return
+
+    @override
     async def stats(self) -> list[RunStats]:
-        return [
-            RunStats(
-                run_id=name,
-                queued=len(run.queue),
-                claimed=run.claimed,
-                bytes=run.bytes,
-                tokens=run.tokens,
-                **{state.value: count for state, count in run.finished.items()},
-            )
-            for name, run in sorted(self._runs.items())
-        ]
+        return [_run_stats(run_id, run) for run_id, run in sorted(self._runs.items())]
+
+    @override
+    async def run(self, run_id: str) -> RunRecord:
+        run = self._find_run(run_id)
+        return RunRecord(run.policy, run.set_by_operator, _run_stats(run_id, run))
+
+    def _find_run(self, run_id: str) -> _Run:
+        if run_id not in self._runs:
+            raise run_not_found(run_id)
+        return self._runs[run_id]
+
+    @override
+    async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
+        if policy is None and run_id not in self._runs:
+            return
+        run = self._runs.setdefault(run_id, _Run())
+        run.policy = policy or RunPolicy()
+        run.set_by_operator = policy is not None
+
+    @override
+    async def pause(self, run_id: str) -> None:
+        self._runs.setdefault(run_id, _Run()).paused = True
+        for share in self._ready:
+            share.leave(run_id)
+
+    @override
+    async def resume(self, run_id: str) -> bool:
+        run = self._find_run(run_id)
+        was_paused, run.paused = run.paused, False
+        if was_paused:
+            for lane, share in zip(run.lanes, self._ready, strict=True):
+                if lane:
+                    share.enter(run_id)
+            self._announcements.announce(WORK)
+        return was_paused
 
     @override
     async def job(self, job_id: str) -> JobRecord:
@@ -300,10 +436,10 @@ class MemoryQueue(JobQueue):
         if job.state is not JobState.DEAD:
             return False
         self._run(job).finished[JobState.DEAD] -= 1
-        self._run(job).bytes += len(job.submitted.payload)
         job.failures, job.kept_until = 0, float("inf")
         job.deadline = time.monotonic() + self.settings.job_seconds
-        self._make_ready(job)
+        job.level = job.submitted.priority
+        self._add(job)
         return True
 
     @override
@@ -331,4 +467,20 @@ def _record(job: _Job) -> JobRecord:
         attempt=job.attempt,
         failures=job.failures,
         reason=job.reason,
+    )
+
+
+def _run_stats(run_id: str, run: _Run) -> RunStats:
+    return RunStats(
+        run_id=run_id,
+        paused=run.paused,
+        queued=run.queued,
+        claimed=run.claimed,
+        bytes=run.bytes,
+        tokens=run.tokens,
+        tokens_naive=run.cost.tokens_naive,
+        tokens_computed=run.cost.tokens_computed,
+        engine_seconds=run.cost.engine_seconds,
+        wait_seconds=run.cost.wait_seconds,
+        **{state.value: count for state, count in run.finished.items()},
     )

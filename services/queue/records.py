@@ -1,9 +1,17 @@
 """What the queue holds and tells: jobs, claims, outcomes, counts and bounds."""
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+
+from counterhint.errors import InputError
+
+TOP_PRIORITY = 3
+"""Priorities are 0 to this; each is a level of its own, and a higher level is served first."""
+LIGHTEST, HEAVIEST = 0.001, 1000.0
+"""The weights that a run can have."""
 
 
 class JobState(StrEnum):
@@ -25,7 +33,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """Bounds and times of a queue. Every process on one queue must use the same."""
+    """Bounds and times of a queue; all processes on one queue use the same."""
 
     max_jobs: int = 10_000
     """Unfinished jobs of all runs."""
@@ -45,8 +53,39 @@ class QueueSettings:
     """How long an outcome can be fetched."""
     dead_seconds: float = 7 * 86_400.0
     """How long a dead job is kept."""
+    aging_seconds: float = 60.0
+    """After so long in one priority's level, a queued job rises into the next one."""
     retry_after: float = 1.0
-    """What a refused client is told to wait, in seconds."""
+    """The least that a refused client is told to wait, in seconds."""
+    max_retry_after: float = 30.0
+    """The most that a refused client is told to wait, in seconds."""
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """What a run may take of the queue.
+
+    Raises:
+        InputError: a value that cannot be kept.
+    """
+
+    weight: float = 1.0
+    """Its share of the tokens, compared with the weights of the other runs that have work."""
+    max_priority: int = TOP_PRIORITY
+    """The highest priority that its jobs may have."""
+    max_jobs: int | None = None
+    """Its unfinished jobs, where that is less than the queue's `max_run_jobs`."""
+    max_bytes: int | None = None
+    """Payload bytes of its unfinished jobs, where that is less than `max_run_bytes`."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and LIGHTEST <= self.weight <= HEAVIEST):
+            raise InputError(f"weight is {self.weight}; give {LIGHTEST:g} to {HEAVIEST:g}")
+        if not 0 <= self.max_priority <= TOP_PRIORITY:
+            raise InputError(f"max_priority is {self.max_priority}; give 0 to {TOP_PRIORITY}")
+        for name, bound in (("max_jobs", self.max_jobs), ("max_bytes", self.max_bytes)):
+            if bound is not None and bound < 0:
+                raise InputError(f"{name} is {bound}; give 0 or more, or none for no own bound")
 
 
 @dataclass(frozen=True)
@@ -62,7 +101,7 @@ class QueuedJob:
     payload: bytes
     """A serialized `ScoreRequest`."""
     priority: int = 0
-    """Higher is more urgent."""
+    """0 to `TOP_PRIORITY`; higher is served first."""
     timeout: float | None = None
     """Seconds from now until the result is of no use; None for the queue's own bound."""
 
@@ -126,6 +165,8 @@ class RunStats:
     """A run's jobs by state: unfinished ones now, finished ones since the run was first seen."""
 
     run_id: str
+    paused: bool = False
+    """Whether its jobs are held back."""
     queued: int = 0
     claimed: int = 0
     bytes: int = 0
@@ -136,7 +177,25 @@ class RunStats:
     expired: int = 0
     dead: int = 0
     tokens: int = 0
-    """Cost of all claims so far."""
+    """Cost of the claims so far, less those that were given back: what the run is charged."""
+    tokens_naive: int = 0
+    """Tokens that one forward pass a pair would have taken, of the results so far."""
+    tokens_computed: int = 0
+    """Tokens that engines computed for the results so far."""
+    engine_seconds: float = 0.0
+    """Seconds inside engines for the results so far."""
+    wait_seconds: float = 0.0
+    """Seconds between acceptance and last claim, summed over the jobs that workers ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What the queue knows about one run."""
+
+    policy: RunPolicy
+    set_by_operator: bool
+    """Whether an operator set the policy; what comes with the run's jobs then changes nothing."""
+    stats: RunStats
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The queue on Redis (6.2 or newer): intakes and dispatchers share it, and it outlives them.
 
-What must happen together is one Lua script in `scripts/`; `scripts/prelude.lua` describes the keys.
+What must happen together is one Lua script in `scripts/`; docs/queue.md describes the keys.
 Durability is Redis's: with an append-only file flushed every second, a crash of Redis may forget
 the last second of accepted jobs, and clients submit those again by the same id.
 """
@@ -8,8 +8,12 @@ the last second of accepted jobs, and clients submit those again by the same id.
 import asyncio
 import json
 import logging
+import os
+import socket
+import uuid
 from collections.abc import Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import asdict
 from importlib import resources
 from types import TracebackType
 from typing import Any, Self
@@ -17,18 +21,25 @@ from typing import Any, Self
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from typing_extensions import override
 
-from counterhint.errors import Overloaded, Unavailable
-from counterhint.jobs import TeacherInfo
+from counterhint.errors import InputError
+from counterhint.jobs import Cost, TeacherInfo
 from counterhint.messages import teacher_from_message, teacher_to_message
 from counterhint.v1 import scoring_pb2
 from services.queue.base import JobQueue
-from services.queue.errors import job_conflict, job_not_found, outcome_of, queue_full
+from services.queue.errors import (
+    NOT_NOW,
+    job_conflict,
+    job_not_found,
+    outcome_of,
+    priority_too_high,
+    queue_full,
+    run_not_found,
+)
 from services.queue.records import (
+    TOP_PRIORITY,
     Claim,
     JobRecord,
     JobState,
@@ -36,12 +47,16 @@ from services.queue.records import (
     QueuedJob,
     QueueSettings,
     Reaped,
+    RunPolicy,
+    RunRecord,
     RunStats,
 )
+from services.queue.redis_calls import RedisCalls, Word
 
 log = logging.getLogger(__name__)
 
 SCRIPTS = (
+    "join",
     "enqueue",
     "claim",
     "heartbeat",
@@ -52,17 +67,29 @@ SCRIPTS = (
     "dead",
     "retry",
     "purge",
+    "stats",
+    "set_policy",
+    "pause",
+    "resume",
 )
-COUNTS = tuple(field.name for field in fields(RunStats) if field.name != "run_id")
-"""What a run's hash counts for `stats`."""
-REFUSING_WRITES = ("OOM", "MISCONF")
-"""What Redis answers while its memory or its disk is full."""
-MAX_CONNECTIONS = 64
-"""Connections of one process; calls beyond wait for one."""
+QUEUED = tuple(f"queued:{level}" for level in range(TOP_PRIORITY + 1))
+COUNTS = (
+    *("claimed", "bytes", "done", "failed", "cancelled", "expired", "dead"),
+    *("tokens", "tokens_naive", "tokens_computed"),
+)
+"""Counts of a run's hash that `RunStats` has by the same name."""
+STATS = ("paused", "engine_us", "wait_ms", *QUEUED, *COUNTS)
+POLICY = ("operator", "weight", "max_priority", "max_jobs", "max_bytes")
+MAX_CONNECTIONS = 4
+"""Connections of one process: calls share one, announcements take another."""
 LISTEN_SECONDS = 1.0
 """How long one wait for an announcement lasts: the longest that closing can take."""
 RECONNECT_SECONDS = 0.2
 """Pause before the subscription to announcements is opened again."""
+PRESENT_SECONDS = 20.0
+"""How long the settings of a process that was killed still bind the others."""
+RENEWALS = 4
+"""How often a process says within that time that it is there."""
 
 
 class RedisQueue(JobQueue):
@@ -70,7 +97,8 @@ class RedisQueue(JobQueue):
 
     Args:
         url: `redis://host:port/0`, `rediss://…` or `unix:///path`.
-        settings: bounds and times.
+        settings: bounds and times, the same as every other process's that is there; None to look
+            on with theirs.
         prefix: what every key begins with; the braces keep all keys in one slot of a cluster.
     """
 
@@ -82,7 +110,9 @@ class RedisQueue(JobQueue):
         prefix: str = "{counterhint}",
     ) -> None:
         super().__init__(settings or QueueSettings())
+        self._looks_on = settings is None
         self._prefix = prefix
+        self._process = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=MAX_CONNECTIONS,
@@ -91,22 +121,21 @@ class RedisQueue(JobQueue):
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
         )
         self._redis = redis.Redis.from_pool(pool)
-        scripts = resources.files("services.queue") / "scripts"
-        prelude = (scripts / "prelude.lua").read_text(encoding="utf-8")
-        self._scripts = {
-            name: self._redis.register_script(
-                prelude + (scripts / f"{name}.lua").read_text(encoding="utf-8")
-            )
-            for name in SCRIPTS
-        }
-        self._script_settings = json.dumps(_script_settings(self.settings))
-        self._listener: asyncio.Task[None] | None = None
+        self._calls = RedisCalls(self._redis, self.settings.retry_after)
+        self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
     @override
     async def __aenter__(self) -> Self:
-        await self.check()
-        self._listener = asyncio.create_task(self._listen(), name="queue-announcements")
+        if self._looks_on:
+            stored = await self._calls.call("GET", self._key("settings"))
+            if stored is not None:
+                self.settings = QueueSettings(**json.loads(stored))
+        self._calls.use_scripts(_scripts(self.settings))
+        if not self._looks_on:
+            await self._join()
+            self._tasks.append(asyncio.create_task(self._stay(), name="queue-presence"))
+        self._tasks.append(asyncio.create_task(self._listen(), name="queue-announcements"))
         return self
 
     @override
@@ -117,9 +146,12 @@ class RedisQueue(JobQueue):
         trace: TracebackType | None,
     ) -> None:
         self._closing = True  # redis-py swallows a cancellation that meets it while it connects
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._looks_on:
+            with suppress(*NOT_NOW):
+                await self._calls.call("ZREM", self._key("processes"), self._process)
         await self._redis.aclose()
 
     async def check(self) -> None:
@@ -128,7 +160,44 @@ class RedisQueue(JobQueue):
         Raises:
             Unavailable: it does not.
         """
-        await self._reach(self._redis.ping())
+        await self._calls.call("PING")
+
+    @override
+    async def probe(self) -> None:
+        await self._calls.call("SET", self._key("probe"), "", "PX", 1000)
+
+    async def _join(self) -> None:
+        """Says that this process is there, with its settings.
+
+        Raises:
+            InputError: the processes that are there have others.
+        """
+        ours = asdict(self.settings)
+        answer = await self._run(
+            "join", self._process, json.dumps(ours), _milliseconds(PRESENT_SECONDS)
+        )
+        theirs = json.loads(answer)
+        if theirs != ours:
+            differing = ", ".join(
+                f"{name} is {theirs.get(name)} there and {ours.get(name)} here"
+                for name in sorted({*ours, *theirs})
+                if theirs.get(name) != ours.get(name)
+            )
+            raise InputError(
+                f"other processes on this queue have other settings: {differing}; give all of them "
+                f"the same, and stop the others first ({PRESENT_SECONDS:g} s after a crash they "
+                "are forgotten)"
+            )
+
+    async def _stay(self) -> None:
+        while True:
+            await asyncio.sleep(PRESENT_SECONDS / RENEWALS)
+            try:
+                await self._join()
+            except NOT_NOW as error:
+                log.info("presence not renewed: %s", error)
+            except InputError as error:  # this Redis came back empty, to others first
+                log.error("%s", error)
 
     async def _listen(self) -> None:
         """Passes announcements on; after each subscription everybody looks for what was missed."""
@@ -151,36 +220,11 @@ class RedisQueue(JobQueue):
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
 
-    async def _reach(self, call: Any) -> Any:
-        """The answer of a Redis call.
-
-        Raises:
-            Unavailable: Redis cannot be reached.
-            Overloaded: Redis takes no writes: its memory or its disk is full.
-        """
-        try:
-            return await call
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise Unavailable(
-                f"the queue's Redis cannot be reached: {error}",
-                reason="QUEUE_UNREACHABLE",
-                retry_after=self.settings.retry_after,
-            ) from error
-        except ResponseError as error:
-            if not any(word in str(error) for word in REFUSING_WRITES):
-                raise
-            raise Overloaded(
-                f"the queue's Redis takes no writes: {error}",
-                reason="QUEUE_TAKES_NO_WRITES",
-                retry_after=self.settings.retry_after,
-            ) from error
-
-    async def _run(self, script: str, *arguments: str | int | bytes) -> Any:
-        call = self._scripts[script](keys=[self._prefix], args=[self._script_settings, *arguments])
-        return await self._reach(call)
+    async def _run(self, script: str, *arguments: Word) -> Any:
+        return await self._calls.run(script, self._prefix, *arguments)
 
     @override
-    async def enqueue(self, job: QueuedJob) -> JobState:
+    async def _enqueue(self, job: QueuedJob, policy: RunPolicy | None) -> JobState:
         timeout = self.settings.job_seconds if job.timeout is None else job.timeout
         answer, *facts = await self._run(
             "enqueue",
@@ -191,11 +235,15 @@ class RedisQueue(JobQueue):
             job.priority,
             _milliseconds(timeout),
             job.payload,
+            *_policy_words(policy),
         )
-        if answer == b"conflict":
-            raise job_conflict(job.id)
-        if answer == b"full":
-            raise queue_full(facts[0].decode(), int(facts[1]), self.settings.retry_after)
+        match answer:
+            case b"conflict":
+                raise job_conflict(job.id)
+            case b"priority":
+                raise priority_too_high(job.id, job.priority, int(facts[0]))
+            case b"full":
+                raise queue_full(facts[0].decode(), int(facts[1]), int(facts[2]) / 1000)
         return JobState(answer.decode())
 
     @override
@@ -213,7 +261,7 @@ class RedisQueue(JobQueue):
 
     async def _fields(self, job_id: str, *names: str) -> list[Any]:
         """Fields of a job, the first of which every job has."""
-        values: list[Any] = await self._reach(self._redis.hmget(self._key("job", job_id), names))
+        values: list[Any] = await self._calls.call("HMGET", self._key("job", job_id), *names)
         if values[0] is None:
             raise job_not_found(job_id)
         return values
@@ -251,17 +299,22 @@ class RedisQueue(JobQueue):
         return {lost.decode() for lost in await self._run("heartbeat", claims[0].worker, *held)}
 
     @override
-    async def complete(self, claim: Claim, response: bytes) -> bool:
-        return await self._finish(claim, JobState.DONE, "", response)
+    async def complete(self, claim: Claim, response: bytes, cost: Cost | None = None) -> bool:
+        took = cost or Cost(0, 0)
+        return await self._finish(claim, JobState.DONE, "", response, took)
 
     @override
     async def _fail_for_good(self, claim: Claim, reason: str, failure: bytes) -> bool:
-        return await self._finish(claim, JobState.FAILED, reason, failure)
+        return await self._finish(claim, JobState.FAILED, reason, failure, Cost(0, 0))
 
-    async def _finish(self, claim: Claim, state: JobState, reason: str, body: bytes) -> bool:
+    async def _finish(
+        self, claim: Claim, state: JobState, reason: str, body: bytes, cost: Cost
+    ) -> bool:
         return bool(
             await self._run(
-                "finish", claim.id, claim.worker, claim.attempt, state.value, reason, body
+                "finish",
+                *(claim.id, claim.worker, claim.attempt, state.value, reason, body),
+                *(cost.tokens_naive, cost.tokens_computed, round(cost.engine_seconds * 1e6)),
             )
         )
 
@@ -280,33 +333,55 @@ class RedisQueue(JobQueue):
     @override
     async def publish_teacher(self, teacher: TeacherInfo, seconds: float) -> None:
         message = teacher_to_message(teacher).SerializeToString()
-        await self._reach(self._redis.set(self._key("teacher"), message, px=_milliseconds(seconds)))
+        await self._calls.call("SET", self._key("teacher"), message, "PX", _milliseconds(seconds))
 
     @override
     async def teacher(self) -> TeacherInfo | None:
-        message = await self._reach(self._redis.get(self._key("teacher")))
+        message = await self._calls.call("GET", self._key("teacher"))
         if message is None:
             return None
         return teacher_from_message(scoring_pb2.GetTeacherResponse.FromString(message))
 
     @override
     async def stats(self) -> list[RunStats]:
-        runs = sorted(
-            run.decode() for run in await self._reach(self._redis.smembers(self._key("runs")))
+        rows = await self._run("stats", *STATS)
+        return sorted(
+            (_run_stats(run_id.decode(), values) for run_id, values in rows),
+            key=lambda run: run.run_id,
         )
-        stats = []
-        for run_id in runs:
-            values = await self._reach(self._redis.hmget(self._key("run", run_id), COUNTS))
-            counts = {
-                name: int(value)
-                for name, value in zip(COUNTS, values, strict=True)
-                if value is not None
-            }
-            if not counts:  # idle for so long that it was forgotten
-                await self._reach(self._redis.srem(self._key("runs"), run_id))
-                continue
-            stats.append(RunStats(run_id, **counts))
-        return stats
+
+    @override
+    async def run(self, run_id: str) -> RunRecord:
+        key = self._key("run", run_id)
+        values = await self._calls.call("HMGET", key, *POLICY, *STATS)
+        if all(value is None for value in values):
+            raise run_not_found(run_id)
+        operator, weight, max_priority, max_jobs, max_bytes = values[: len(POLICY)]
+        return RunRecord(
+            policy=RunPolicy(
+                weight=float(weight or RunPolicy.weight),
+                max_priority=int(max_priority or RunPolicy.max_priority),
+                max_jobs=int(max_jobs) if max_jobs else None,
+                max_bytes=int(max_bytes) if max_bytes else None,
+            ),
+            set_by_operator=operator is not None,
+            stats=_run_stats(run_id, values[len(POLICY) :]),
+        )
+
+    @override
+    async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
+        await self._run("set_policy", run_id, *_policy_words(policy))
+
+    @override
+    async def pause(self, run_id: str) -> None:
+        await self._run("pause", run_id)
+
+    @override
+    async def resume(self, run_id: str) -> bool:
+        answer = await self._run("resume", run_id)
+        if answer is None:
+            raise run_not_found(run_id)
+        return bool(answer)
 
     @override
     async def job(self, job_id: str) -> JobRecord:
@@ -345,8 +420,29 @@ def _milliseconds(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _script_settings(settings: QueueSettings) -> dict[str, int]:
-    return {
+def _policy_words(policy: RunPolicy | None) -> tuple[Word, ...]:
+    if policy is None:
+        return ()
+    bounds = ("" if bound is None else bound for bound in (policy.max_jobs, policy.max_bytes))
+    return (policy.weight, policy.max_priority, *bounds)
+
+
+def _run_stats(run_id: str, values: Sequence[bytes | None]) -> RunStats:
+    """A run's counts from the fields `STATS` of its hash."""
+    numbers = {name: int(value or 0) for name, value in zip(STATS, values, strict=True)}
+    return RunStats(
+        run_id,
+        paused=bool(numbers["paused"]),
+        queued=sum(numbers[name] for name in QUEUED),
+        engine_seconds=numbers["engine_us"] / 1e6,
+        wait_seconds=numbers["wait_ms"] / 1e3,
+        **{name: numbers[name] for name in COUNTS},
+    )
+
+
+def _scripts(settings: QueueSettings) -> dict[str, str]:
+    """The Lua scripts, each with the settings and the prelude before it."""
+    facts = {
         "max_jobs": settings.max_jobs,
         "max_bytes": settings.max_bytes,
         "max_run_jobs": settings.max_run_jobs,
@@ -356,4 +452,14 @@ def _script_settings(settings: QueueSettings) -> dict[str, int]:
         "job_ms": _milliseconds(settings.job_seconds),
         "result_ms": _milliseconds(settings.result_seconds),
         "dead_ms": _milliseconds(settings.dead_seconds),
+        "aging_ms": _milliseconds(settings.aging_seconds),
+        "retry_ms": _milliseconds(settings.retry_after),
+        "max_retry_ms": _milliseconds(settings.max_retry_after),
+    }
+    table = ", ".join(f"{name} = {value}" for name, value in facts.items())
+    folder = resources.files("services.queue") / "scripts"
+    prelude = (folder / "prelude.lua").read_text(encoding="utf-8")
+    beginning = f"local settings = {{{table}}}\nlocal TOP = {TOP_PRIORITY}\n{prelude}"
+    return {
+        name: beginning + (folder / f"{name}.lua").read_text(encoding="utf-8") for name in SCRIPTS
     }

@@ -1,6 +1,6 @@
--- ARGV: settings, id
+-- ARGV: id
 -- Returns the state after it, or nil when there is no such job.
-local job = load(ARGV[2])
+local job = load(ARGV[1])
 if not job then return nil end
 if job.state == 'queued' or job.state == 'claimed' then
   finish(job, 'cancelled', '')

@@ -1,37 +1,66 @@
--- ARGV: settings, id, run, digest, cost, priority, timeout in ms, payload
--- Returns {state}, {'conflict'}, or {'full', bound, limit}.
-local id, run, digest, payload = ARGV[2], ARGV[3], ARGV[4], ARGV[8]
-local deadline = now() + tonumber(ARGV[7])
+-- ARGV: id, run, digest, cost, priority, timeout in ms, payload, then nothing or a policy: weight,
+--       highest priority, most jobs and bytes ('' for no own bound)
+-- Returns {state}, {'conflict'}, {'priority', highest} or {'full', bound, limit, retry after in ms}.
+local id, run, digest, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
+local cost, priority, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + tonumber(ARGV[6])
+
+-- When a tenth of these tokens will have been claimed, at the rate of the last periods.
+local function retry_after(tokens)
+  local period = math.floor(now / DRAIN_MS)
+  local drained = redis.call('MGET', DRAINED .. period, DRAINED .. period - 1)
+  local claimed = tonumber(drained[1] or 0) + tonumber(drained[2] or 0)
+  if claimed == 0 then return settings.max_retry_ms end
+  local rate = claimed / (DRAIN_MS + now % DRAIN_MS)
+  return math.min(math.max(tokens / 10 / rate, settings.retry_ms), settings.max_retry_ms)
+end
+
 local known = load(id)
 if known then
   if known.digest ~= digest then return {'conflict'} end
   local unfinished = known.state == 'queued' or known.state == 'claimed'
   if unfinished and deadline > known.deadline then
+    redis.call('PERSIST', known.record) -- a first write that a full Redis takes
     redis.call('HSET', known.record, 'deadline', deadline)
-    if known.state == 'queued' then redis.call('ZADD', key('deadlines'), deadline, id) end
+    if known.state == 'queued' then redis.call('ZADD', DEADLINES, deadline, id) end
   end
   if unfinished or known.state == 'done' or known.state == 'dead' then return {known.state} end
 end
 
-local total = redis.call('HMGET', key('total'), 'jobs', 'bytes')
-local ours = redis.call('HMGET', key('run', run), 'queued', 'claimed', 'bytes')
+local ours = redis.call('HMGET', run_key(run), 'jobs', 'bytes', 'waiting', 'operator',
+  'weight', 'max_priority', 'max_jobs', 'max_bytes')
+local policy = {ours[5] or '1', ours[6] or tostring(TOP), ours[7] or '', ours[8] or ''}
+if ARGV[8] and not ours[4] then
+  local given = {ARGV[8], ARGV[9], ARGV[10], ARGV[11]}
+  if table.concat(given, ' ') ~= table.concat(policy, ' ') then
+    policy = given
+    redis.call('HSET', run_key(run), 'weight', given[1], 'max_priority', given[2],
+      'max_jobs', given[3], 'max_bytes', given[4])
+    forget_later(run) -- until it has a job
+  end
+end
+if priority > tonumber(policy[2]) then return {'priority', tonumber(policy[2])} end
+
+local all = redis.call('HMGET', TOTAL, 'jobs', 'bytes', 'waiting')
+local run_jobs = math.min(settings.max_run_jobs, tonumber(policy[3]) or math.huge)
+local run_bytes = math.min(settings.max_run_bytes, tonumber(policy[4]) or math.huge)
 local bounds = {
-  {'max_jobs', tonumber(total[1] or 0) + 1},
-  {'max_bytes', tonumber(total[2] or 0) + #payload},
-  {'max_run_jobs', tonumber(ours[1] or 0) + tonumber(ours[2] or 0) + 1},
-  {'max_run_bytes', tonumber(ours[3] or 0) + #payload},
+  {'max_jobs', settings.max_jobs, tonumber(all[1] or 0) + 1, all[3]},
+  {'max_bytes', settings.max_bytes, tonumber(all[2] or 0) + #payload, all[3]},
+  {'max_run_jobs', run_jobs, tonumber(ours[1] or 0) + 1, ours[3]},
+  {'max_run_bytes', run_bytes, tonumber(ours[2] or 0) + #payload, ours[3]},
 }
 for _, bound in ipairs(bounds) do
-  local limit = settings[bound[1]]
-  if bound[2] > limit then return {'full', bound[1], limit} end
+  if bound[3] > bound[2] then
+    return {'full', bound[1], bound[2], math.ceil(retry_after(tonumber(bound[4] or 0)))}
+  end
 end
 
-local job = {id = id, record = key('job', id), run = run, deadline = deadline, bytes = #payload}
--- The first write is one that a Redis out of memory refuses; after another it would let all pass.
+local job = {id = id, record = job_key(id), run = run, cost = cost, level = priority,
+  deadline = deadline, bytes = #payload}
 redis.call('HSET', job.record,
-  'run', run, 'digest', digest, 'cost', ARGV[5], 'priority', ARGV[6], 'payload', payload,
-  'bytes', #payload, 'accepted', now(), 'deadline', deadline, 'failures', 0,
+  'run', run, 'digest', digest, 'cost', cost, 'priority', priority, 'payload', payload,
+  'bytes', #payload, 'accepted', now, 'deadline', deadline, 'failures', 0,
   'attempt', known and known.attempt or 0, 'wait', 0)
-redis.call('HDEL', job.record, 'body', 'reason')
+if known then redis.call('HDEL', job.record, 'body', 'reason') end
 add(job)
 return {'queued'}

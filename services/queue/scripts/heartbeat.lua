@@ -1,9 +1,10 @@
--- ARGV: settings, worker, then id and attempt of each claim
+-- ARGV: worker, then id and attempt of each claim
 -- Returns the ids whose lease is lost.
-local lost, lease = {}, now() + settings.lease_ms
-for i = 3, #ARGV, 2 do
-  if held(ARGV[i], ARGV[2], ARGV[i + 1]) then
-    redis.call('ZADD', key('leases'), lease, ARGV[i])
+local lost, lease = {}, now + settings.lease_ms
+for i = 2, #ARGV, 2 do
+  if held(ARGV[i], ARGV[1], ARGV[i + 1]) then
+    redis.call('ZREM', LEASES, ARGV[i]) -- a first write that a full Redis takes
+    redis.call('ZADD', LEASES, lease, ARGV[i])
   else
     table.insert(lost, ARGV[i])
   end

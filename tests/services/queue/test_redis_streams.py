@@ -152,7 +152,7 @@ def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
     asyncio.run(run())
     with redis.Redis.from_url(server.url) as client:
         lasting = {key for key in client.scan_iter() if client.ttl(key) == -1}
-    assert lasting == {b"{counterhint}:runs", b"{counterhint}:total"}
+    assert lasting == {b"{counterhint}:runs", b"{counterhint}:total", b"{counterhint}:settings"}
 
 
 def test_purging_dead_jobs_brings_no_forgotten_run_back(server: LocalRedis) -> None:
