@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
 from counterhint.errors import InputError
 from teacher_server.adapters import adaptable_layers
@@ -254,6 +255,15 @@ def _create(arguments: Mapping[str, Any]) -> "VllmConfig":
 
     try:
         return AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}={one['input']}: {one['msg']}"
+            if one["loc"]
+            # It speaks of several arguments, and `input` is all of them.
+            else one["msg"]
+            for one in error.errors(include_url=False)
+        )
+        raise InputError(f"--engine-arg, or an option of the same name: {wrong}") from error
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"vLLM cannot start with these arguments: {error}") from error
 

@@ -58,7 +58,7 @@ def _smollm2(folder: Path) -> None:
     try:
         source = find_smollm2()
     except InputError as error:
-        pytest.skip(error.message)
+        pytest.skip(str(error))
     convert_gguf(source, folder)
 
 

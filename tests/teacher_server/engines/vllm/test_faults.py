@@ -1,0 +1,101 @@
+"""Jobs that are cancelled, that vLLM refuses, and that are under way when its engine dies."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from counterhint import Outputs, ScoringJob
+from counterhint.errors import ENGINE_DEAD, EngineFailure, Unavailable
+from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
+from tests.teacher_server.jobs import random_job
+from tests.teacher_server.running import until
+
+pytestmark = pytest.mark.vllm
+
+ON_LLAMA = pytest.mark.parametrize("teacher", ["llama"], indirect=True)
+
+
+def long_job(seed: int = 0) -> ScoringJob:
+    """Some seconds of work."""
+    pairs = [(context, response) for context in range(40) for response in range(10)]
+    return random_job([120] * 40, [130] * 10, pairs, id=f"long-{seed}", seed=seed)
+
+
+async def begun(teacher: VllmTeacher, *jobs: ScoringJob) -> list[asyncio.Task]:
+    """Tasks that score jobs, once vLLM has begun with them."""
+    steps = teacher.engine.progress()
+    tasks = [asyncio.create_task(teacher.engine.score(job)) for job in jobs]
+    await until(lambda: teacher.engine.progress() > steps)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+@ON_LLAMA
+def test_a_cancelled_job_leaves_nothing_behind_in_vllm(teacher: VllmTeacher):
+    async def cancel_and_go_on() -> None:
+        (task,) = await begun(teacher, long_job())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        llm = teacher.engine._llm
+        assert llm.get_num_unfinished_requests() == 0
+        # vLLM's other process forgets its cache only when no request holds a part of it.
+        async with asyncio.timeout(30):
+            while not await llm.reset_prefix_cache():  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+
+    teacher.loop.run(cancel_and_go_on())
+    job = random_job((40,), (20,), [(0, 0)])
+    (scored,) = teacher.score(job)
+    teacher.check(job, scored)
+
+
+@ON_LLAMA
+def test_a_cancelled_job_takes_no_other_with_it(teacher: VllmTeacher):
+    kept = replace(long_job(1), outputs=Outputs(top_k=2, entropy=True))
+
+    async def cancel_one() -> list:
+        first, second = await begun(teacher, long_job(), kept)
+        first.cancel()
+        return await asyncio.gather(first, second, return_exceptions=True)
+
+    cancelled, scored = teacher.loop.run(cancel_one())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    teacher.check(kept, scored)
+
+
+@ON_LLAMA
+def test_what_vllm_refuses_fails_with_one_plain_error(teacher: VllmTeacher):
+    """Every pair of the job fails at once. The server would not have let it in."""
+    job = random_job((300,), (5, 6), [(0, 0), (0, 1)])
+    with pytest.raises(EngineFailure) as failure:
+        teacher.loop.run(teacher.engine.score(job))
+    assert failure.value.reason == "ENGINE_FAILED"
+    job = random_job((40,), (20,), [(0, 0)])
+    teacher.check(job, teacher.score(job)[0])
+
+
+@pytest.mark.parametrize("teacher", ["mortal"], indirect=True)
+def test_a_dead_engine_is_told_of_at_once(teacher: VllmTeacher):
+    async def kill() -> list[BaseException]:
+        tasks = await begun(teacher, long_job(1), long_job(2))
+        (core,) = (
+            child
+            for child in psutil.Process().children()
+            if child.cmdline()[0].startswith("VLLM::EngineCore")
+        )
+        os.kill(core.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            under_way = await asyncio.gather(*tasks, return_exceptions=True)
+            later = await asyncio.gather(
+                teacher.engine.score(random_job((3,), (2,), [(0, 0)])), return_exceptions=True
+            )
+        return [*under_way, *later]
+
+    for error in teacher.loop.run(kill()):
+        assert isinstance(error, Unavailable)
+        assert error.reason == ENGINE_DEAD

@@ -1,0 +1,104 @@
+"""`counterhint teacher serve --engine vllm` as a child process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from counterhint import ScoringClient
+from counterhint.command_line import EXIT_ENGINE_DEAD
+from tests.processes import running_in, wait_until
+from tests.teacher_server.jobs import random_job
+from tests.tiny_models import write_tiny_llama
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    write_tiny_llama(folder, hidden_size=128)
+    return folder
+
+
+@contextmanager
+def serving(folder: Path, arguments: Sequence[str] = ()) -> Iterator["subprocess.Popen[bytes]"]:
+    """The command in a session of its own, of which nothing is left behind."""
+    command = [sys.executable, "-m", "deploy.cli", "teacher", "serve", "--engine", "vllm"]
+    command += ["--model", str(folder), "--listen", "127.0.0.1:0", "--check-seconds", "1"]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for number in running_in(process):
+            os.kill(number, signal.SIGKILL)
+        process.communicate()
+
+
+def ready(process: "subprocess.Popen[bytes]") -> str:
+    """The address, once the teacher is ready; nothing else is printed before."""
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    assert line.startswith("teacher ")
+    return line.split()[-1]
+
+
+def score_one(address: str) -> None:
+    with ScoringClient(address, timeout=30) as client:
+        fingerprint = client.get_teacher().tokenizer_fingerprint
+        job = random_job((40,), (8,), [(0, 0)], tokenizer_fingerprint=fingerprint)
+        assert client.score(job).job_id == "job"
+
+
+def test_sigterm_ends_the_teacher_and_vllm_with_it(folder):
+    with serving(folder) as process:
+        score_one(ready(process))
+        assert any(command.startswith("VLLM::") for command in running_in(process).values())
+        process.terminate()
+        rest, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert rest == b""
+        assert b"Traceback" not in errors
+        assert b"TypeError" not in errors
+        assert b"force killing" not in errors
+        wait_until(lambda: not running_in(process))
+
+
+def test_vllm_ends_with_a_teacher_that_is_killed(folder):
+    with serving(folder) as process:
+        score_one(ready(process))
+        process.kill()
+        process.wait()
+        wait_until(lambda: not running_in(process))
+
+
+def test_a_killed_engine_ends_the_teacher(folder):
+    with serving(folder) as process:
+        ready(process)
+        (engine,) = (
+            number
+            for number, command in running_in(process).items()
+            if command.startswith("VLLM::EngineCore")
+        )
+        os.kill(engine, signal.SIGKILL)
+        assert process.wait(timeout=60) == EXIT_ENGINE_DEAD
+        wait_until(lambda: not running_in(process))
+
+
+def test_an_argument_that_vllm_does_not_know_ends_with_a_clear_message(folder):
+    with serving(folder, ["--engine-arg", "tensor_parallel=2"]) as process:
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output) == (2, b"")
+    assert b"serve: --engine-arg tensor_parallel=2: vLLM 0." in errors
+    assert b"Traceback" not in errors
