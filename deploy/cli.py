@@ -56,6 +56,9 @@ COMMANDS: dict[str, Entry] = {
     "bench loss": Entry(
         "student_trainer.cli:BenchLoss", "student", "memory and time of the loss's log probs"
     ),
+    "bench queue": Entry(
+        "services.cli:BenchQueue", "services", "jobs a second through the queue, time of a claim"
+    ),
     "queue ls": Entry("services.cli:QueueList", "services", "depth of the queue by run"),
     "queue show": Entry("services.cli:QueueShow", "services", "one job's state"),
     "queue dead": Entry("services.cli:QueueDead", "services", "jobs that were put aside"),

@@ -1,4 +1,4 @@
-"""The services' commands: `services run`, `queue ls`, `show`, `dead`, `retry` and `purge`."""
+"""The services' commands: `services run`, `queue ls|show|dead|retry|purge`, `bench queue`."""
 
 import asyncio
 import json
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 from counterhint.errors import InputError, JobNotFound, Unavailable
+from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
@@ -273,6 +274,51 @@ class QueuePurge(QueueCommand):
             if self.json_
             else f"run {self.run_id}: {purged} jobs removed"
         )
+        return EXIT_DONE
+
+
+class BenchQueue(Command):
+    """Measure the queue: jobs through enqueue, claim and complete, and claims by number of runs.
+
+    Without --redis, the queue in this process is measured. A Redis may be in use: keys have a
+    prefix of their own and are removed at the end.
+
+    example:
+      counterhint bench queue --redis redis://127.0.0.1:6379/0 --json
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SERVICES_")
+
+    redis: str | None = None
+    """The Redis to measure: redis://host:port/0, rediss://… or unix:///path."""
+    jobs: int = Field(10_000, ge=1)
+    """Jobs that go the whole way."""
+    runs: int = Field(8, ge=1)
+    """Runs that they belong to."""
+    payload_bytes: int = Field(20_000, ge=0)
+    """Size of a request and of a result; some 20 kB are a group's job."""
+    workers: int = Field(16, ge=1)
+    """Coroutines that submit, and as many that claim and complete."""
+    json_: bool = Field(False, alias="json")
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Measures and prints."""
+        try:
+            figures = asyncio.run(
+                bench_queue(self.redis, self.jobs, self.runs, self.payload_bytes, self.workers)
+            )
+        except (ValueError, Unavailable) as error:
+            raise InputError(f"--redis {self.redis}: {error}") from error
+        if self.json_:
+            print(json.dumps(asdict(figures), indent=2))
+            return EXIT_DONE
+        print(f"{figures.queue}: {figures.jobs_per_second:.0f} jobs/s")
+        for claims in figures.claims:
+            print(
+                f"a claim among {claims.runs:>4} runs: {claims.median_seconds * 1e6:>6.0f} µs "
+                f"(p95 {claims.p95_seconds * 1e6:.0f} µs)"
+            )
         return EXIT_DONE
 
 
