@@ -1,9 +1,10 @@
 """What vLLM's workers do about weights that jobs name; every rank takes its own part of them."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -44,7 +45,7 @@ class WeightsWorker:
             loader: Any = get_model_loader(self.vllm_config.load_config)
             tensors = loader.get_all_weights(config, model)
         else:
-            tensors = iter(load_file(file).items())
+            tensors = _read(file)
         with set_current_vllm_config(self.vllm_config):
             initialize_layerwise_reload(model)
             try:
@@ -60,6 +61,13 @@ class WeightsWorker:
         """The layers that this adapter has weights for, but that take none on this rank."""
         manager = self.model_runner.lora_manager._adapter_manager
         return sorted(set(manager.get_adapter(adapter).loras) - set(manager.modules))
+
+
+def _read(file: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one at a time."""
+    with safe_open(file, framework="pt") as content:
+        for name in sorted(content.keys()):
+            yield name, content.get_tensor(name)
 
 
 def _repack_tied_head(model: nn.Module) -> None:
