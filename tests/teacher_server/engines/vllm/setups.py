@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-TOKEN_BYTES = 1024
-"""Keys and values of one token of the tiny Llama."""
+BLOCK = 32
+"""Tokens of a block of the prefix cache on a CPU."""
 CROWDED = {
-    # Room for 12 blocks of 32 tokens, where the longest sequence takes 8; prompts take turns in
-    # pieces of a block. So requests lose their places in the cache halfway and go on later.
-    "kv_cache_memory_bytes": 12 * 32 * TOKEN_BYTES,
-    "long_prefill_token_threshold": 32,
+    # Room for 12 blocks, where the longest sequence takes 8; prompts take turns in pieces of a
+    # block. So requests lose their places in the cache halfway and go on later.
+    "kv_cache_memory_bytes": 12 * BLOCK * 1024,
+    "long_prefill_token_threshold": BLOCK,
     "scheduler_reserve_full_isl": False,
     "max_num_seqs": 8,
 }
@@ -24,6 +24,12 @@ class Setup:
     options: dict[str, Any] = field(default_factory=dict)
     takes_weights: bool = False
     """Whether jobs may name weights from the models' folder."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that vLLM reads when it starts."""
+    tolerances: tuple[float, float] = (1e-3, 1e-5)
+    """Largest difference to the transformers engine in float32, and to vLLM without its cache."""
+    gpus: int = 0
+    """How many it needs."""
 
 
 def _setup(model: str, engine_args: dict[str, Any] | None = None, **options: Any) -> Setup:
@@ -56,3 +62,47 @@ WITH_WEIGHTS = {
     ),
 }
 """For jobs that name weights; both models tie their head to the embeddings."""
+
+_FIRST_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+_ON_GPU: dict[str, Any] = {"kv_cache_memory_bytes": 2**28, "block_size": BLOCK}
+_CROWDED_ON_GPU = {**CROWDED, "block_size": BLOCK, "kv_cache_memory_bytes": 12 * BLOCK * 2048}
+
+
+def _on_gpu(
+    engine_args: dict[str, Any] | None = None,
+    *,
+    model: str = "wide-llama",
+    tolerances: tuple[float, float] = (1e-3, 1e-4),
+    gpus: int = 1,
+    environment: dict[str, str] | None = None,
+    **options: Any,
+) -> Setup:
+    options["engine_args"] = {**_ON_GPU, **(engine_args or {})}
+    return Setup(model, options, tolerances=tolerances, gpus=gpus, environment=environment or {})
+
+
+GPU_SETUPS = {
+    # vLLM's second runner, with CUDA graphs.
+    "gpu": _on_gpu(scoring_path="token-ids"),
+    "gpu, no graphs": _on_gpu({"enforce_eager": True}, scoring_path="token-ids"),
+    "gpu, crowded": _on_gpu(_CROWDED_ON_GPU, scoring_path="token-ids"),
+    "gpu, crowded, uncapped": _on_gpu(_CROWDED_ON_GPU, scoring_path="token-ids", capped_hits=False),
+    "gpu, public": _on_gpu(CHUNKED, **PUBLIC),
+    "gpu, first runner": _on_gpu(scoring_path="response-rows", environment=_FIRST_RUNNER),
+    "gpu, first runner, public": _on_gpu(CHUNKED, environment=_FIRST_RUNNER, **PUBLIC),
+    "gpu, smollm2": _on_gpu(model="smollm2", max_model_len=512, max_top_k=16),
+    "gpu, bfloat16": _on_gpu(dtype="bfloat16", tolerances=(0.5, 0.1)),
+    "gpu, fp8": _on_gpu(
+        {"quantization": "fp8"},
+        model="smollm2",
+        max_model_len=512,
+        max_top_k=16,
+        dtype="bfloat16",
+        tolerances=(4.0, 0.2),
+    ),
+    "gpu, tensor parallel": _on_gpu({"tensor_parallel_size": 2}, gpus=2),
+    "gpu, pipeline parallel": _on_gpu({"pipeline_parallel_size": 2}, gpus=2),
+    "gpu, data parallel": _on_gpu({"data_parallel_size": 2}, gpus=2),
+}
+"""What only GPUs can show; see docs/gpu-checklist.md."""
+ALL_SETUPS = SETUPS | MORTAL | WITH_WEIGHTS | GPU_SETUPS

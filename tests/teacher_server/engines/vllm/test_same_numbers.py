@@ -8,11 +8,23 @@ import pytest
 
 from counterhint import ScoringJob, pairs_array
 from counterhint.errors import InvalidJob
-from tests.teacher_server.engines.vllm.setups import CAPPED, SETUPS, UNCAPPED
-from tests.teacher_server.engines.vllm.vllm_teacher import BLOCK, Asked, VllmTeacher
+from tests.teacher_server.engines.vllm.setups import (
+    BLOCK,
+    CAPPED,
+    GPU_SETUPS,
+    SETUPS,
+    UNCAPPED,
+)
+from tests.teacher_server.engines.vllm.vllm_teacher import Asked, VllmTeacher
 from tests.teacher_server.jobs import random_job
 
 pytestmark = pytest.mark.vllm
+
+ON_GPUS = [pytest.param(name, marks=pytest.mark.gpu(it.gpus)) for name, it in GPU_SETUPS.items()]
+CROWDED_SETUPS = [
+    *(name for name in SETUPS if "crowded" in name),
+    *(setup for setup in ON_GPUS if "crowded" in str(setup.values)),
+]
 
 
 def job_of(teacher: VllmTeacher, contexts, responses, pairs, *, top_k=4, **options) -> ScoringJob:
@@ -85,7 +97,7 @@ def extreme_ids(teacher: VllmTeacher) -> ScoringJob:
 CASES: list[Callable[[VllmTeacher], ScoringJob]] = [mixed, siblings, longest, extreme_ids]
 
 
-@pytest.mark.parametrize("teacher", SETUPS, indirect=True)
+@pytest.mark.parametrize("teacher", [*SETUPS, *ON_GPUS], indirect=True)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case):
     job = case(teacher)
@@ -94,7 +106,7 @@ def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case):
         teacher.check(job, scored)
 
 
-@pytest.mark.parametrize("teacher", SETUPS, indirect=True)
+@pytest.mark.parametrize("teacher", [*SETUPS, *ON_GPUS], indirect=True)
 def test_jobs_of_several_runs_do_not_mix(teacher: VllmTeacher):
     """Many jobs at once, which ask for different things; some share their contexts."""
     most = teacher.info.max_top_k
@@ -150,7 +162,7 @@ def test_swallowed_rows_are_asked_for_again_and_counted(teacher: VllmTeacher):
     teacher.check(job, scored)
 
 
-@pytest.mark.parametrize("teacher", [name for name in SETUPS if "crowded" in name], indirect=True)
+@pytest.mark.parametrize("teacher", CROWDED_SETUPS, indirect=True)
 def test_requests_that_lose_their_place_in_the_cache_halfway(teacher: VllmTeacher):
     """When they go on, they may find more of themselves in the cache than they had computed."""
     preempted: list[Asked] = []
@@ -162,7 +174,7 @@ def test_requests_that_lose_their_place_in_the_cache_halfway(teacher: VllmTeache
         (scored,) = teacher.score(job)
         asked = teacher.asked[before:]
         preempted += (request for request in asked if request.preemptions)
-        if teacher.engine.path_name == "prompt-log-probs":  # nothing in its replies would tell
+        if teacher.engine.path_name != "response-rows":  # nothing in its replies would tell
             again = {request.tokens for request in asked if not request.cached}
             assert again >= {request.tokens for request in asked if request.preemptions}
         teacher.check(job, scored)

@@ -18,16 +18,13 @@ from teacher_server.engines.base import Scored
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 from teacher_server.engines.vllm import weights as vllm_weights
 from tests.teacher_server.adapter_files import Adapter
-from tests.teacher_server.engines.vllm.setups import WITH_WEIGHTS
-from tests.teacher_server.engines.vllm.vllm_teacher import (
-    BLOCK,
-    TRANSFORMERS_TOLERANCE,
-    VllmTeacher,
-)
+from tests.teacher_server.engines.vllm.setups import BLOCK, WITH_WEIGHTS
+from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
 from tests.teacher_server.jobs import random_job
 
 pytestmark = pytest.mark.vllm
 
+TOLERANCE = 1e-3
 ON_LLAMA = pytest.mark.parametrize("teacher", ["llama, weights"], indirect=True)
 ADAPTERS = {
     "plain": {"target_modules": ["q_proj", "up_proj"]},
@@ -93,7 +90,7 @@ class Students:
                 getattr(scored.scores, name),
                 getattr(expected.scores, name),
                 rtol=0,
-                atol=TRANSFORMERS_TOLERANCE,
+                atol=TOLERANCE,
                 err_msg=job.id,
             )
 

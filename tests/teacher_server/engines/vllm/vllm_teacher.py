@@ -18,10 +18,6 @@ from teacher_server.engines.vllm.options import VllmOptions
 from teacher_server.engines.vllm.requests import PairRequest, PromptLogProbsPath, pair_requests
 from tests.teacher_server.jobs import given_of_pairs, tokens_of_pairs
 
-BLOCK = 32
-"""Tokens of a block of the prefix cache on a CPU."""
-TRANSFORMERS_TOLERANCE, UNCACHED_TOLERANCE = 1e-3, 1e-5
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -39,10 +35,12 @@ class VllmTeacher:
 
     Args:
         model: the model folder.
+        tolerances: the largest differences to the transformers engine, and to vLLM without cache.
         options: of the engine.
     """
 
-    def __init__(self, model: Path, **options: Any) -> None:
+    def __init__(self, model: Path, tolerances: tuple[float, float], **options: Any) -> None:
+        self.to_transformers, self.to_uncached = tolerances
         self.loop = asyncio.Runner()
         self.reference = TransformersEngine(
             TransformersOptions(model, device="cpu", max_top_k=2**20)
@@ -89,20 +87,20 @@ class VllmTeacher:
         asked = {"top_k_log_probs" if name == "top_k" else name for name in job.outputs.names}
         for name in asked:
             np.testing.assert_allclose(
-                getattr(scores, name), wanted[name], rtol=0, atol=TRANSFORMERS_TOLERANCE
+                getattr(scores, name), wanted[name], rtol=0, atol=self.to_transformers
             )
         if scores.top_k_ids is not None:
             np.testing.assert_allclose(
                 scores.top_k_log_probs,
                 np.take_along_axis(expected, scores.top_k_ids, 1),
                 rtol=0,
-                atol=TRANSFORMERS_TOLERANCE,
+                atol=self.to_transformers,
             )
             assert all(len(set(ids)) == len(ids) for ids in scores.top_k_ids.tolist())
         uncached = self._uncached(job)
         for name in asked & {"sampled", "top_k_log_probs"}:
             np.testing.assert_allclose(
-                getattr(scores, name), getattr(uncached, name), rtol=0, atol=UNCACHED_TOLERANCE
+                getattr(scores, name), getattr(uncached, name), rtol=0, atol=self.to_uncached
             )
 
     def _distributions(self, job: ScoringJob) -> NDArray[np.float32]:
