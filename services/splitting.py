@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from counterhint.jobs import Cost, Missing, Scores, ScoringJob, ScoringResult
-from counterhint.tensors import TokenIds
+from counterhint.jobs import Cost, Missing, Scores, ScoringJob, ScoringResult, rows_of
 
 ARRAYS = ("sampled", "top_k_ids", "top_k_log_probs", "given", "entropy")
 """The arrays of `Scores` that hold a row for each response token."""
@@ -45,41 +44,12 @@ def split_by_context(job: ScoringJob, max_tokens: int, part_id: str) -> list[Par
         loads[lightest] += int(shares[context])
         part_of[context] = lightest
     used = [number for number, load in enumerate(loads) if load]
-    return [
-        _part(
-            job,
-            np.flatnonzero(part_of[job.pairs[:, 0]] == number),
-            f"{part_id}/part-{position}-of-{len(used)}",
-        )
-        for position, number in enumerate(used, start=1)
-    ]
-
-
-def _part(job: ScoringJob, pairs: NDArray[np.int64], part_id: str) -> Part:
-    contexts, context_of = np.unique(job.pairs[pairs, 0], return_inverse=True)
-    responses, response_of = np.unique(job.pairs[pairs, 1], return_inverse=True)
-    part = replace(
-        job,
-        id=part_id,
-        contexts=tuple(job.contexts[context] for context in contexts),
-        responses=tuple(job.responses[response] for response in responses),
-        pairs=np.stack([context_of, response_of], axis=1).astype(np.int32),
-        token_ids=_given_rows(job, responses),
-    )
-    return Part(part, pairs)
-
-
-def _given_rows(job: ScoringJob, responses: NDArray[np.int32]) -> TokenIds | None:
-    """The rows of `token_ids` of some responses, or None when the job has none."""
-    if job.token_ids is None:
-        return None
-    return job.token_ids[_row_numbers(job.response_lengths, responses)]
-
-
-def _row_numbers(lengths: NDArray[np.int64], chosen: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Where the rows of chosen blocks lie when blocks of these lengths lie one after another."""
-    ends = np.cumsum(lengths)
-    return np.concatenate([np.arange(ends[i] - lengths[i], ends[i]) for i in chosen.tolist()])
+    parts = []
+    for position, number in enumerate(used, start=1):
+        pairs = np.flatnonzero(part_of[job.pairs[:, 0]] == number)
+        name = f"{part_id}/part-{position}-of-{len(used)}"
+        parts.append(Part(replace(job.part(pairs), id=name), pairs))
+    return parts
 
 
 def merge_results(
@@ -87,10 +57,10 @@ def merge_results(
 ) -> ScoringResult:
     """The result of a job from those of its parts, which must be of the same weights.
 
-    Rows are copied as they are. Tokens and engine seconds are added up; the parts wait side by
-    side, so the longest wait counts.
+    Rows are copied as they are. Tokens, pairs and engine seconds are added up; the parts wait side
+    by side, so the longest wait counts.
     """
-    rows = [_row_numbers(job.pair_lengths, part.pairs) for part in parts]
+    rows = [rows_of(job.pair_lengths, part.pairs) for part in parts]
     total = int(job.pair_lengths.sum())
     arrays = {}
     for name in ARRAYS:
@@ -122,5 +92,7 @@ def merge_results(
             tokens_computed=sum(cost.tokens_computed for cost in costs),
             engine_seconds=sum(cost.engine_seconds for cost in costs),
             wait_seconds=max(cost.wait_seconds for cost in costs),
+            pairs_cached=sum(cost.pairs_cached for cost in costs),
+            tokens_cached=sum(cost.tokens_cached for cost in costs),
         ),
     )

@@ -5,7 +5,7 @@ array, and `ScoringResult.pair` gives the slice of one of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -115,6 +115,23 @@ class ScoringJob:
         """Tokens with every used context computed once: the cost by which the queue is fair."""
         return int(self.context_shares.sum())
 
+    def part(self, pairs: NDArray[np.integer]) -> "ScoringJob":
+        """A job of some of its pairs, with the contexts and responses that they need.
+
+        Args:
+            pairs: `[p]`, indices into `pairs`; the part scores them in this order.
+        """
+        contexts, context_of = np.unique(self.pairs[pairs, 0], return_inverse=True)
+        responses, response_of = np.unique(self.pairs[pairs, 1], return_inverse=True)
+        given = self.token_ids
+        return replace(
+            self,
+            contexts=tuple(self.contexts[context] for context in contexts),
+            responses=tuple(self.responses[response] for response in responses),
+            pairs=np.stack([context_of, response_of], axis=1).astype(np.int32),
+            token_ids=None if given is None else given[rows_of(self.response_lengths, responses)],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
@@ -197,6 +214,10 @@ class Cost:
     """Seconds inside the engine."""
     wait_seconds: float = 0.0
     """Seconds between acceptance and the engine."""
+    pairs_cached: int = 0
+    """Pairs whose scores were there already: of earlier jobs, or of the same pair in this one."""
+    tokens_cached: int = 0
+    """Tokens, counted as in `ScoringJob.tokens_computed`, that the engine was spared by that."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +251,12 @@ class ScoringResult:
         """The scores of pair `index`, views of `[T]` or `[T, k]` with `T` its response's length."""
         stop = int(self._ends[index])
         return self.scores.rows(stop - int(self.pair_lengths[index]), stop)
+
+
+def rows_of(lengths: NDArray[np.int64], chosen: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where the rows of chosen blocks lie when blocks of these lengths lie one after another."""
+    ends = np.cumsum(lengths)
+    return np.concatenate([np.arange(ends[i] - lengths[i], ends[i]) for i in chosen.tolist()])
 
 
 def pairs_array(pairs: Sequence[tuple[int, int]]) -> NDArray[np.int32]:

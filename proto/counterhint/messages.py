@@ -184,6 +184,8 @@ def result_to_message(result: ScoringResult) -> scoring_pb2.ScoreResponse:
             tokens_computed=result.cost.tokens_computed,
             engine_seconds=result.cost.engine_seconds,
             wait_seconds=result.cost.wait_seconds,
+            pairs_cached=result.cost.pairs_cached,
+            tokens_cached=result.cost.tokens_cached,
         ),
     )
 
@@ -318,4 +320,6 @@ def cost_from_message(message: scoring_pb2.Cost) -> Cost:
         tokens_computed=message.tokens_computed,
         engine_seconds=message.engine_seconds,
         wait_seconds=message.wait_seconds,
+        pairs_cached=message.pairs_cached,
+        tokens_cached=message.tokens_cached,
     )

@@ -150,6 +150,8 @@ def answered_jobs(draw: st.DrawFn) -> tuple[ScoringJob, ScoringResult]:
             tokens_computed=draw(st.integers(0, 2**64 - 1)),
             engine_seconds=draw(st.floats(0, 1e6)),
             wait_seconds=draw(st.floats(0, 1e6)),
+            pairs_cached=draw(st.integers(0, 2**64 - 1)),
+            tokens_cached=draw(st.integers(0, 2**64 - 1)),
         ),
     )
     return job, result

@@ -84,7 +84,7 @@ def scored(job: ScoringJob, missing_context: int | None) -> ScoringResult:
         valid=np.concatenate(valid) if missing else None,
         missing=tuple(missing),
     )
-    cost = Cost(job.tokens_naive, job.tokens_computed - 1, 0.5, len(job.contexts))
+    cost = Cost(job.tokens_naive, job.tokens_computed - 1, 0.5, len(job.contexts), 2, 1)
     return ScoringResult(job.id, job.pair_lengths, scores, "r", "f", "model", "script", "1", cost)
 
 
@@ -118,6 +118,7 @@ def test_parts_put_together_are_the_whole_bit_by_bit(
     np.testing.assert_array_equal(merged.pair_lengths, job.pair_lengths)
     assert merged.cost.tokens_naive == job.tokens_naive
     assert merged.cost.tokens_computed == job.tokens_computed - len(parts)
+    assert (merged.cost.pairs_cached, merged.cost.tokens_cached) == (2 * len(parts), len(parts))
     assert merged.cost.engine_seconds == 0.5 * len(parts)
     assert merged.cost.wait_seconds == max(len(part.job.contexts) for part in parts)
 

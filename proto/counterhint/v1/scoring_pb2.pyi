@@ -443,6 +443,8 @@ class Cost(google.protobuf.message.Message):
     TOKENS_COMPUTED_FIELD_NUMBER: builtins.int
     ENGINE_SECONDS_FIELD_NUMBER: builtins.int
     WAIT_SECONDS_FIELD_NUMBER: builtins.int
+    PAIRS_CACHED_FIELD_NUMBER: builtins.int
+    TOKENS_CACHED_FIELD_NUMBER: builtins.int
     tokens_naive: builtins.int
     """Tokens that one full forward pass a pair would take."""
     tokens_computed: builtins.int
@@ -451,6 +453,10 @@ class Cost(google.protobuf.message.Message):
     """Seconds inside the engine."""
     wait_seconds: builtins.float
     """Seconds between acceptance and the engine."""
+    pairs_cached: builtins.int
+    """Pairs whose scores were there already: of earlier jobs, or of the same pair in this one."""
+    tokens_cached: builtins.int
+    """Tokens that the engine was spared by that (contexts once, responses once a pair)."""
     def __init__(
         self,
         *,
@@ -458,8 +464,10 @@ class Cost(google.protobuf.message.Message):
         tokens_computed: builtins.int = ...,
         engine_seconds: builtins.float = ...,
         wait_seconds: builtins.float = ...,
+        pairs_cached: builtins.int = ...,
+        tokens_cached: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["engine_seconds", b"engine_seconds", "tokens_computed", b"tokens_computed", "tokens_naive", b"tokens_naive", "wait_seconds", b"wait_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine_seconds", b"engine_seconds", "pairs_cached", b"pairs_cached", "tokens_cached", b"tokens_cached", "tokens_computed", b"tokens_computed", "tokens_naive", b"tokens_naive", "wait_seconds", b"wait_seconds"]) -> None: ...
 
 Global___Cost: typing_extensions.TypeAlias = Cost
 
