@@ -41,7 +41,8 @@ class Serve(Command):
     listen: str = "127.0.0.1:50051"
     """host:port (port 0: any free one) or unix:///path."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm]."""
+    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm], and logs
+    warnings only: VLLM_LOGGING_LEVEL=INFO says more."""
     engine_arg: list[str] = Field([])
     """vllm: an engine argument by its name in Python, name=value; repeatable."""
     scoring_path: Literal["auto", "response-rows", "token-ids", "prompt-log-probs"] = "auto"
