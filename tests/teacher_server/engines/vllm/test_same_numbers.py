@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
-from counterhint import ScoringJob, pairs_array
+from counterhint import Outputs, ScoringJob, pairs_array
 from counterhint.errors import InvalidJob
+from counterhint.tensors import TokenIds
 from tests.teacher_server.engines.vllm.setups import (
     BLOCK,
     CAPPED,
@@ -102,6 +105,31 @@ CASES: list[Callable[[VllmTeacher], ScoringJob]] = [mixed, siblings, longest, ex
 def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case):
     job = case(teacher)
     for _ in range(2):  # the second time most of it is in the cache
+        (scored,) = teacher.score(job)
+        teacher.check(job, scored)
+
+
+@pytest.mark.parametrize("teacher", ["smollm2"], indirect=True)
+def test_scores_of_a_real_model(teacher: VllmTeacher, models: Path):
+    """A problem under two hints, and solutions that open alike."""
+    tokenizer = AutoTokenizer.from_pretrained(models / "smollm2")
+
+    def ids(*texts: str) -> tuple[TokenIds, ...]:
+        return tuple(np.array(tokenizer(text).input_ids, dtype=np.int32) for text in texts)
+
+    problem = "Anna has 7 apples and buys 5 more, then gives 4 to Ben. How many are left? " * 2
+    contexts = ids(*(f"{problem}A solution for reference: {hint}. Answer: " for hint in "8937"))
+    responses = ids("7 and 5 make 12, less 4 is 8.", "7 and 5 make 12, less 4 is 9.", "8")
+    job = ScoringJob(
+        "job",
+        "run",
+        (*contexts, contexts[0][:BLOCK]),
+        responses,
+        pairs_array([(0, 0), (1, 1), (0, 1), (2, 2), (3, 0), (4, 0), (4, 1), (0, 0)]),
+        tokenizer_fingerprint="",
+        outputs=Outputs(top_k=16, entropy=True),
+    )
+    for _ in range(2):
         (scored,) = teacher.score(job)
         teacher.check(job, scored)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from counterhint import Outputs, ScoringJob, TeacherInfo
@@ -77,10 +78,11 @@ class VllmTeacher:
         """Holds scores against the transformers engine's and against vLLM's without its cache."""
         scores = scored.scores
         expected = self._distributions(job)
+        top_k = torch.from_numpy(expected).topk(job.outputs.top_k).values
         wanted = {
             "sampled": np.take_along_axis(expected, tokens_of_pairs(job)[:, None], 1)[:, 0],
             "entropy": -(np.exp(expected) * expected).sum(axis=1),
-            "top_k_log_probs": -np.sort(-expected, axis=1)[:, : job.outputs.top_k],
+            "top_k_log_probs": top_k.numpy(),
         }
         if job.token_ids is not None:
             wanted["given"] = np.take_along_axis(expected, given_of_pairs(job), 1)
