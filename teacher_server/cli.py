@@ -41,8 +41,8 @@ class Serve(Command):
     listen: str = "127.0.0.1:50051"
     """host:port (port 0: any free one) or unix:///path."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm], and logs
-    warnings only: VLLM_LOGGING_LEVEL=INFO says more."""
+    """What computes the log probs; vllm needs an environment with counterhint[teacher-vllm], and
+    logs warnings only: VLLM_LOGGING_LEVEL=INFO says more."""
     engine_arg: list[str] = Field([])
     """vllm: an engine argument by its name in Python, name=value; repeatable."""
     scoring_path: Literal["auto", "response-rows", "token-ids", "prompt-log-probs"] = "auto"
@@ -67,6 +67,8 @@ class Serve(Command):
     """Most tokens that wait or run; jobs beyond are told to come back later."""
     max_held_bytes: int = Field(2 * 1024**3, ge=1)
     """Most bytes of scores that are being computed or were not sent yet; jobs wait beyond it."""
+    content_cache_bytes: int = Field(256 * 1024**2, ge=0)
+    """Most bytes of scores that are remembered to answer the same content again; 0 for none."""
     stream_jobs: int = Field(16, ge=1)
     """Most jobs of one stream under way."""
     send_seconds: float = Field(60.0, gt=0)
@@ -109,6 +111,7 @@ class Serve(Command):
             send_seconds=self.send_seconds,
             max_queued_tokens=self.max_queued_tokens,
             max_held_bytes=self.max_held_bytes,
+            content_cache_bytes=self.content_cache_bytes,
             stream_jobs=self.stream_jobs,
         )
         return run_teacher(options, self._make_engine, lambda line: print(line, flush=True))
