@@ -7,13 +7,13 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from counterhint.errors import Overloaded, Unavailable
 
 REFUSING_WRITES = ("OOM", "MISCONF")
-"""What Redis answers while its memory or its disk is full."""
+"""What a script's error names while Redis's memory or disk is full."""
 AT_ONCE = 64
 """Calls that travel together, at most."""
 
@@ -71,7 +71,8 @@ class RedisCalls:
                 retry_after=self._retry_after,
             ) from error
         except ResponseError as error:
-            if not any(word in str(error) for word in REFUSING_WRITES):
+            full = isinstance(error, OutOfMemoryError)
+            if not full and not any(word in str(error) for word in REFUSING_WRITES):
                 raise
             raise Overloaded(
                 f"the queue's Redis takes no writes: {error}",

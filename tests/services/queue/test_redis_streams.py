@@ -1,18 +1,20 @@
 """The queue when its Redis is away, comes back, or is full."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from counterhint.errors import Overloaded, Unavailable
+from counterhint.errors import InputError, Overloaded, Unavailable
 from deploy.local.redis import LocalRedis
-from services.queue.records import JobState, QueuedJob, QueueSettings, RunStats
+from services.queue.records import Claim, JobState, QueuedJob, QueueSettings, Reaped, RunStats
 from services.queue.redis_streams import RedisQueue
 
 SETTINGS = QueueSettings(retry_after=0.1)
+CRASH = Unavailable("the engine died", reason="ENGINE_DIED")
 
 
 @pytest.fixture
@@ -25,6 +27,12 @@ def server(tmp_path: Path) -> Iterator[LocalRedis]:
 
 def job(job_id: str) -> QueuedJob:
     return QueuedJob(job_id, "run", 10, b"payload of " + job_id.encode())
+
+
+async def claim(queue: RedisQueue) -> Claim:
+    claimed = await queue.claim("worker")
+    assert claimed is not None
+    return claimed
 
 
 def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -> None:
@@ -138,6 +146,128 @@ def test_a_full_redis_refuses_jobs_but_takes_results(server: LocalRedis) -> None
     asyncio.run(run())
 
 
+def test_a_redis_at_its_memory_s_end_refuses_jobs_and_ends_those_that_it_has(
+    server: LocalRedis,
+) -> None:
+    payload = os.urandom(20_000)
+
+    async def run() -> None:
+        async with RedisQueue(
+            server.url, QueueSettings(retry_after=0.1, lease_seconds=0.0)
+        ) as queue:
+            await queue.probe()
+            with redis.Redis.from_url(server.url) as client:
+                client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+                names = [f"{number}" for number in range(200)]
+                answers = await asyncio.gather(
+                    *(queue.enqueue(QueuedJob(name, "run", 10, payload)) for name in names),
+                    return_exceptions=True,
+                )
+                refusals = [answer for answer in answers if answer is not JobState.QUEUED]
+                accepted = names[: -len(refusals)]
+                assert 10 < len(accepted) < 150
+                for refusal in refusals:
+                    assert isinstance(refusal, Overloaded)
+                    assert refusal.reason == "QUEUE_TAKES_NO_WRITES"
+                    assert refusal.retry_after > 0
+                (stats,) = await queue.stats()
+                assert (stats.queued, stats.bytes) == (len(accepted), 20_000 * len(accepted))
+                client.config_set("maxmemory", 1)  # whatever was freed since
+
+                with pytest.raises(Overloaded):
+                    await queue.probe()
+                # Whoever sends a job again that was accepted joins it.
+                again = QueuedJob("0", "run", 10, payload, timeout=2 * 86_400.0)
+                assert await queue.enqueue(again) is JobState.QUEUED
+                first, second, third, fourth = [await claim(queue) for _ in range(4)]
+                assert await queue.heartbeat([first]) == set()
+                assert await queue.complete(first, payload)
+                assert await queue.release(second)
+                assert await queue.fail(third, CRASH, retryable=True)
+                assert await queue.reap() == Reaped(redelivered=1)
+                assert not await queue.complete(fourth, payload)
+                assert await queue.cancel(accepted[-1]) is JobState.CANCELLED
+                await queue.pause("run")
+                assert await queue.resume("run")
+                while (claimed := await queue.claim("worker")) is not None:
+                    assert await queue.complete(claimed, payload)
+                (stats,) = await queue.stats()
+                assert (stats.queued, stats.claimed, stats.bytes) == (0, 0, 0)
+                assert (stats.done, stats.cancelled) == (len(accepted) - 1, 1)
+
+                client.config_set("maxmemory", 0)
+                await queue.probe()
+                assert await queue.enqueue(job("later")) is JobState.QUEUED
+
+    asyncio.run(run())
+
+
+def test_processes_with_other_settings_are_refused_while_one_is_there(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS):
+            async with RedisQueue(server.url, SETTINGS):
+                pass
+            other = RedisQueue(server.url, QueueSettings(retry_after=0.1, max_attempts=7))
+            with pytest.raises(InputError, match="max_attempts is 3 there and 7 here"):
+                await other.__aenter__()
+            await other.__aexit__(None, None, None)
+        async with RedisQueue(server.url, QueueSettings(max_attempts=7)):
+            pass
+
+    asyncio.run(run())
+
+
+def test_a_killed_process_s_settings_bind_nobody_for_ever(
+    server: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.queue.redis_streams.PRESENT_SECONDS", 0.4)
+
+    async def run() -> None:
+        killed = await RedisQueue(server.url, SETTINGS).__aenter__()
+        for task in killed._tasks:
+            task.cancel()
+        await asyncio.sleep(0.6)
+        async with RedisQueue(server.url, QueueSettings(max_attempts=7)) as queue:
+            await asyncio.sleep(0.6)  # as long as it is there, it says so
+            with pytest.raises(InputError):
+                await RedisQueue(server.url, SETTINGS).__aenter__()
+            await queue._redis.aclose()
+
+    asyncio.run(run())
+
+
+def test_who_looks_on_uses_the_settings_of_the_others(server: LocalRedis) -> None:
+    async def run() -> None:
+        settings = QueueSettings(max_attempts=7, dead_seconds=5.0)
+        async with RedisQueue(server.url) as alone:
+            assert alone.settings == QueueSettings()
+        async with RedisQueue(server.url, settings), RedisQueue(server.url) as onlooker:
+            assert onlooker.settings == settings
+        async with RedisQueue(server.url, SETTINGS):  # the onlooker left no settings behind
+            pass
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_goes_away_and_a_forgotten_script_disturb_no_other_call(
+    server: LocalRedis,
+) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            names = [f"job {number:03}" for number in range(200)]
+            calls = [asyncio.create_task(queue.enqueue(job(name))) for name in names]
+            await asyncio.sleep(0)
+            calls[7].cancel()
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(answers[7], asyncio.CancelledError)
+            assert answers[:7] + answers[8:] == [JobState.QUEUED] * 199
+            await queue._redis.script_flush()
+            claims = await asyncio.gather(*(queue.claim("worker") for _ in names))
+            assert [claimed and claimed.id for claimed in claims] == names
+
+    asyncio.run(run())
+
+
 def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
     server: LocalRedis,
 ) -> None:
@@ -173,6 +303,27 @@ def test_purging_dead_jobs_brings_no_forgotten_run_back(server: LocalRedis) -> N
     with redis.Redis.from_url(server.url) as client:
         assert client.xlen("{counterhint}:dead") == 0
         assert not client.exists("{counterhint}:run:run")
+
+
+def test_stats_forget_a_run_without_counts_but_never_one_that_is_there(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            with redis.Redis.from_url(server.url) as client:
+                for round in range(30):
+                    # The run's counts have expired; it comes back while others look.
+                    client.delete("{counterhint}:run:run")
+                    client.sadd("{counterhint}:runs", "run")
+                    *_, seen = await asyncio.gather(
+                        queue.stats(), queue.enqueue(job(f"{round}")), queue.stats()
+                    )
+                    assert [run.run_id for run in seen] == ["run"]
+                    assert client.smembers("{counterhint}:runs") == {b"run"}
+                    client.flushall()
+                client.sadd("{counterhint}:runs", "gone")
+                assert await queue.stats() == []
+                assert client.smembers("{counterhint}:runs") == set()
+
+    asyncio.run(run())
 
 
 def test_stats_read_the_counts_that_they_know_and_miss_no_other(server: LocalRedis) -> None:
