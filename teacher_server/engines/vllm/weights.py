@@ -58,6 +58,15 @@ class VllmWeights:
             options.max_loaded_weights, self._prepare_adapter, self._load_adapter, self._drop
         )
 
+    async def start(self) -> None:
+        """Sets up adapters in the workers."""
+        from vllm.platforms import current_platform
+
+        config = self._llm.vllm_config
+        # What vLLM compiles keeps its own way.
+        if self._lora and current_platform.is_cpu() and config.model_config.enforce_eager:
+            await self._llm.collective_rpc("group_adapter_rows")
+
     @property
     def steps(self) -> int:
         """Grows while weights are being loaded."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from teacher_server.engines.vllm.cpu_adapters import add_lora_linear
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -56,6 +58,12 @@ class WeightsWorker:
             _repack_tied_head(model)
         if missing := wanted - loaded:
             raise ValueError(f"no weights came for {', '.join(sorted(missing))}")
+
+    def group_adapter_rows(self) -> None:
+        """Has this CPU compute adapters as in `cpu_adapters` from now on."""
+        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+        PunicaWrapperCPU.add_lora_linear = add_lora_linear
 
     def layers_without_adapter(self, adapter: int) -> list[str]:
         """The layers that this adapter has weights for, but that take none on this rank."""
