@@ -81,6 +81,7 @@ class VllmEngine(Engine):
                     "--scoring-path response-rows: this vLLM's model runner cannot; give "
                     "--scoring-path prompt-log-probs"
                 )
+        await self._weights.start()
         difference = await self._difference_from_public()
         if not difference <= PROBE_TOLERANCE[self._options.dtype]:
             raise InputError(
