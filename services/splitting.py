@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from counterhint.jobs import Cost, Missing, Scores, ScoringJob, ScoringResult, rows_of
-
-ARRAYS = ("sampled", "top_k_ids", "top_k_log_probs", "given", "entropy")
-"""The arrays of `Scores` that hold a row for each response token."""
+from counterhint.jobs import (
+    SCORE_ARRAYS,
+    Cost,
+    Missing,
+    Scores,
+    ScoringJob,
+    ScoringResult,
+    rows_of,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def merge_results(
     rows = [rows_of(job.pair_lengths, part.pairs) for part in parts]
     total = int(job.pair_lengths.sum())
     arrays = {}
-    for name in ARRAYS:
+    for name in SCORE_ARRAYS:
         pieces = [getattr(result.scores, name) for result in results]
         if pieces[0] is not None:
             arrays[name] = np.empty((total, *pieces[0].shape[1:]), dtype=pieces[0].dtype)

@@ -139,7 +139,7 @@ class Admission:
         async with AsyncExitStack() as turn:
             self.waiting_tokens += tokens
             try:
-                await held.enter_async_context(self._memory.take(reply_bytes))
+                await self.hold(reply_bytes, held)
                 await turn.enter_async_context(self._turns.take(tokens if self._by_tokens else 1))
             finally:
                 self.waiting_tokens -= tokens
@@ -150,6 +150,18 @@ class Admission:
             finally:
                 self.running_tokens -= tokens
                 self._running_jobs -= 1
+
+    async def hold(self, reply_bytes: int, held: AsyncExitStack) -> None:
+        """Waits until there is room for a job's scores.
+
+        Args:
+            reply_bytes: their size.
+            held: gives their memory back when it is closed: after the reply was sent.
+
+        Raises:
+            CounterhintError: admission was closed with it.
+        """
+        await held.enter_async_context(self._memory.take(reply_bytes))
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Tells how long the engine took for a job at the engine, to know its speed."""

@@ -16,6 +16,17 @@ TOKENS_NAIVE = Counter(
 TOKENS_COMPUTED = Counter(
     "counterhint_teacher_tokens_computed", "Tokens that went through the model for scored jobs"
 )
+PAIRS = Counter("counterhint_teacher_pairs", "Pairs of scored jobs")
+PAIRS_CACHED = Counter(
+    "counterhint_teacher_pairs_cached", "Of them, those answered without the engine"
+)
+TOKENS_CACHED = Counter(
+    "counterhint_teacher_tokens_cached", "Tokens that the engine was spared by that"
+)
+CACHE_BYTES = Gauge("counterhint_teacher_cache_bytes", "Bytes that the content cache holds")
+CACHE_EVICTIONS = Counter(
+    "counterhint_teacher_cache_evictions", "Pairs that the content cache dropped to make room"
+)
 ENGINE_SECONDS = Histogram(
     "counterhint_teacher_engine_seconds",
     "Seconds that the engine computed for a scored job",
@@ -58,8 +69,11 @@ def follow(engine: WatchedEngine, admission: Admission) -> None:
     TEACHER.labels(info.model_id, info.weights_revision, info.engine, info.engine_version).set(1)
 
 
-def count_scored(cost: Cost) -> None:
+def count_scored(pairs: int, cost: Cost) -> None:
     """Counts a job that was scored."""
+    PAIRS.inc(pairs)
+    PAIRS_CACHED.inc(cost.pairs_cached)
+    TOKENS_CACHED.inc(cost.tokens_cached)
     JOBS.labels("OK").inc()
     TOKENS_NAIVE.inc(cost.tokens_naive)
     TOKENS_COMPUTED.inc(cost.tokens_computed)

@@ -22,6 +22,7 @@ from counterhint.errors import ENGINE_HANGING, InputError, Unavailable
 from counterhint.v1 import scoring_pb2_grpc
 from teacher_server import metrics
 from teacher_server.admission import Admission
+from teacher_server.content_cache import ContentCache
 from teacher_server.engines.base import Engine
 from teacher_server.http_probes import check_http_address, serve_probes
 from teacher_server.readiness import Readiness
@@ -63,6 +64,8 @@ class ServerOptions:
     """Most tokens that wait or run."""
     max_held_bytes: int = 2 * 1024**3
     """Most bytes of scores that are being computed or were not sent yet."""
+    content_cache_bytes: int = 256 * 1024**2
+    """Most bytes of scores that are remembered; 0 for none."""
     stream_jobs: int = 16
     """Jobs of one stream that may be under way or have a reply that was not taken yet."""
 
@@ -127,10 +130,11 @@ async def serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     watched = WatchedEngine(engine, options.hang_seconds, options.check_seconds)
     admission = Admission(engine, options.max_queued_tokens, options.max_held_bytes)
+    cache = ContentCache(options.content_cache_bytes, engine.info)
     metrics.follow(watched, admission)
     try:
         await engine.start()
-        await _serve_engine(options, watched, admission, stop, announce)
+        await _serve_engine(options, watched, admission, cache, stop, announce)
     finally:
         ending(EXIT_ENGINE_DEAD if watched.lost.done() else EXIT_DONE)
         await engine.close()
@@ -142,11 +146,12 @@ async def _serve_engine(
     options: ServerOptions,
     engine: WatchedEngine,
     admission: Admission,
+    cache: ContentCache,
     stop: asyncio.Event,
     announce: Callable[[str], None],
 ) -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    service = TeacherService(engine, admission, options.stream_jobs, options.send_seconds)
+    service = TeacherService(engine, admission, cache, options.stream_jobs, options.send_seconds)
     scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     readiness = Readiness()
     await readiness.set(False)

@@ -18,7 +18,7 @@ from counterhint.errors import (
     error_to_status,
     failure_to_message,
 )
-from counterhint.jobs import Cost, ScoringJob, ScoringResult
+from counterhint.jobs import Cost, ScoringJob, ScoringResult, TeacherInfo
 from counterhint.messages import (
     job_from_message,
     result_to_message,
@@ -28,6 +28,8 @@ from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
 from teacher_server import metrics
 from teacher_server.admission import Admission
+from teacher_server.content_cache import ContentCache
+from teacher_server.engines.base import Scored
 from teacher_server.reply_writer import ReplyWriter
 from teacher_server.watched_engine import WatchedEngine
 
@@ -44,21 +46,28 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
-    """Validates jobs, lets them through admission, has the engine score them.
+    """Validates jobs, and lets what the cache does not know through admission to the engine.
 
     Args:
         engine: scores.
         admission: what stands in front of it.
+        cache: answers pairs that were scored before.
         stream_jobs: jobs of one stream that may be under way or have a reply that was not taken
             yet; a client that reads slowly holds up itself alone.
         send_seconds: how long a stream may leave a reply untaken before it is ended.
     """
 
     def __init__(
-        self, engine: WatchedEngine, admission: Admission, stream_jobs: int, send_seconds: float
+        self,
+        engine: WatchedEngine,
+        admission: Admission,
+        cache: ContentCache,
+        stream_jobs: int,
+        send_seconds: float,
     ) -> None:
         self._engine = engine
         self._admission = admission
+        self._cache = cache
         self._stream_jobs = stream_jobs
         self._send_seconds = send_seconds
         self._under_way: set[asyncio.Task[scoring_pb2.ScoreResponse]] = set()
@@ -207,8 +216,47 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         info = self._engine.info
         job = job_from_message(request)
         validate_job(job, info)
+        reply_bytes = _reply_bytes(job)
+        tokens_computed, seconds = 0, 0.0
+        async with self._cache.look_up(job) as found:
+            waited = found.waited
+            if found.rest is None:
+                await self._admission.hold(reply_bytes, held)
+                scores = found.known_scores()
+            else:
+                scored, admitted = await self._through_engine(found.rest, reply_bytes, held)
+                scores = found.with_rest(scored.scores)
+                tokens_computed, seconds = scored.tokens_computed, scored.seconds
+                waited += admitted
+        cost = Cost(
+            tokens_naive=job.tokens_naive,
+            tokens_computed=tokens_computed,
+            engine_seconds=seconds,
+            wait_seconds=waited,
+            pairs_cached=found.pairs_cached,
+            tokens_cached=found.tokens_cached,
+        )
+        metrics.count_scored(len(job.pairs), cost)
+        return result_to_message(
+            ScoringResult(
+                job_id=job.id,
+                pair_lengths=job.pair_lengths,
+                scores=scores,
+                weights_revision=_wanted_revision(job, info),
+                tokenizer_fingerprint=info.tokenizer_fingerprint,
+                model_id=info.model_id,
+                engine=info.engine,
+                engine_version=info.engine_version,
+                cost=cost,
+            )
+        )
+
+    async def _through_engine(
+        self, job: ScoringJob, reply_bytes: int, held: AsyncExitStack
+    ) -> tuple[Scored, float]:
+        """What the engine says to a job, and the seconds that the job waited for its turn."""
         tokens = job.tokens_computed
-        async with self._admission.admit(tokens, _reply_bytes(job), held) as waited:
+        async with self._admission.admit(tokens, reply_bytes, held) as waited:
             if self._engine.lost.done():
                 raise _draining()  # it is not begun, so it must not count as one that was inside
             try:
@@ -224,21 +272,19 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
                 ) from error
             self._admission.observe(tokens, scored.seconds)
         log.debug("job %s: %d tokens in %.3f s", job.id, tokens, scored.seconds)
-        cost = Cost(job.tokens_naive, scored.tokens_computed, scored.seconds, waited)
-        metrics.count_scored(cost)
-        return result_to_message(
-            ScoringResult(
-                job_id=job.id,
-                pair_lengths=job.pair_lengths,
-                scores=scored.scores,
-                weights_revision=scored.weights_revision,
-                tokenizer_fingerprint=info.tokenizer_fingerprint,
-                model_id=info.model_id,
-                engine=info.engine,
-                engine_version=info.engine_version,
-                cost=cost,
+        wanted = _wanted_revision(job, self._engine.info)
+        if scored.weights_revision != wanted:
+            raise EngineFailure(
+                f"job {job.id!r} asks for weights {wanted!r}, but the engine computed with "
+                f"{scored.weights_revision!r}",
+                reason="WRONG_WEIGHTS",
+                details={"job": job.id, "wanted": wanted, "found": scored.weights_revision},
             )
-        )
+        return scored, waited
+
+
+def _wanted_revision(job: ScoringJob, teacher: TeacherInfo) -> str:
+    return teacher.weights_revision if job.weights is None else job.weights.revision
 
 
 def _reply_bytes(job: ScoringJob) -> int:

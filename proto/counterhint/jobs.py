@@ -176,6 +176,37 @@ class Scores:
         )
 
 
+SCORE_ARRAYS = ("sampled", "top_k_ids", "top_k_log_probs", "given", "entropy")
+"""The arrays of `Scores` that hold a row for each response token."""
+
+
+def join_pairs(pairs: Sequence[Scores]) -> Scores:
+    """The scores of pairs, which are all of the same outputs, one after another."""
+    columns = {
+        name: [getattr(pair, name) for pair in pairs]
+        for name in SCORE_ARRAYS
+        if getattr(pairs[0], name) is not None
+    }
+    valid = None
+    if any(pair.valid is not None for pair in pairs):
+        numbers = next(iter(columns.values()))
+        valid = np.concatenate(
+            [
+                np.ones(len(rows), dtype=np.bool_) if pair.valid is None else pair.valid
+                for pair, rows in zip(pairs, numbers, strict=True)
+            ]
+        )
+    return Scores(
+        **{name: np.concatenate(column) for name, column in columns.items()},
+        valid=valid,
+        missing=tuple(
+            replace(missing, pair=index)
+            for index, pair in enumerate(pairs)
+            for missing in pair.missing
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TeacherInfo:
     """What a teacher is, and the limits that jobs must keep."""

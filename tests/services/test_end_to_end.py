@@ -11,7 +11,7 @@ import pytest
 
 from counterhint.client import ScoringClient
 from counterhint.errors import InvalidJob, Overloaded
-from counterhint.jobs import Outputs, ScoringJob, pairs_array
+from counterhint.jobs import Cost, Outputs, ScoringJob, pairs_array
 from deploy.local.redis import LocalRedis
 from tests.teacher_server.jobs import ALL, plain_log_probs, random_job, tokens_of_pairs
 from tests.tiny_models import write_tiny_llama
@@ -27,6 +27,11 @@ def running(*words: str) -> Iterator[None]:
     finally:
         child.kill()
         child.wait()
+
+
+def tokens_of(cost: Cost) -> int:
+    """Tokens that were computed for a job or for one of its content before."""
+    return cost.tokens_computed + cost.tokens_cached
 
 
 def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
@@ -72,7 +77,7 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
                         getattr(result.scores, name), getattr(expected.scores, name), atol=1e-5
                     )
                 assert result.weights_revision == expected.weights_revision
-                assert result.cost.tokens_computed == one.tokens_computed
+                assert tokens_of(result.cost) == one.tokens_computed
         with pytest.raises(InvalidJob):
             by_redis.score(
                 ScoringJob(
@@ -142,7 +147,7 @@ def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
                     (scores.entropy, -(np.exp(expected) * expected).sum(axis=1)),
                 ):
                     np.testing.assert_allclose(found, wanted, atol=1e-4)
-                assert future.result().cost.tokens_computed == job.tokens_computed
+                assert tokens_of(future.result().cost) == job.tokens_computed
             with pytest.raises(Overloaded, match="context 0 and the responses read after it"):
                 client.score(
                     random_job((100, 4), (30,), [(0, 0), (1, 0)], tokenizer_fingerprint=fingerprint)

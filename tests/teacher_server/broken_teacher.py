@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     teacher_server.server.CLOSE_SECONDS = 0.5
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     return run_teacher(
-        ServerOptions(address, **options),
+        ServerOptions(address, content_cache_bytes=0, **options),  # the id breaks it, not content
         lambda: BrokenEngine(ZeroEngine()),
         lambda line: print(line, flush=True),
     )

@@ -7,14 +7,13 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from counterhint.errors import ENGINE_DEAD, EngineFailure, InputError, Unavailable
-from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, pairs_array
+from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, join_pairs, pairs_array
 from teacher_server import metrics
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.model_folder import (
@@ -100,7 +99,7 @@ class VllmEngine(Engine):
                 # Without what jobs side by side make each other wait.
                 seconds = sum(pair.seconds for pair in pairs)
             return Scored(
-                _joined([pair.scores for pair in pairs]),
+                join_pairs([pair.scores for pair in pairs]),
                 job.weights.revision if job.weights else self.info.weights_revision,
                 sum(pair.tokens_computed for pair in pairs),
                 seconds,
@@ -256,22 +255,6 @@ class _ScoredPair:
     """Those of a second request included."""
     seconds: float
     """In vLLM's steps; 0 where they are not known."""
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of all pairs, one after another."""
-
-    def column(name: str) -> Any:
-        arrays = [getattr(part, name) for part in parts]
-        return None if arrays[0] is None else np.concatenate(arrays)
-
-    return Scores(
-        sampled=column("sampled"),
-        top_k_ids=column("top_k_ids"),
-        top_k_log_probs=column("top_k_log_probs"),
-        given=column("given"),
-        entropy=column("entropy"),
-    )
 
 
 def _describe(options: VllmOptions, config: Any, path: ScoringPath) -> TeacherInfo:

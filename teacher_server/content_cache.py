@@ -1,0 +1,277 @@
+"""Scores of pairs that were scored before: the same content is not computed twice.
+
+What a pair's scores depend on is its key: the teacher, the weights, the tokenizer, the ids of
+context and response, and the ids to score at each position. Which client asks does not matter.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterhint.jobs import SCORE_ARRAYS, Outputs, Scores, ScoringJob, TeacherInfo, join_pairs
+from teacher_server import metrics
+
+ENTRY_BYTES = 1024
+"""What an entry takes beside its numbers: the key and Python's objects."""
+
+
+class ContentCache:
+    """A bounded memory of scored pairs, least recently used out first, for one event loop.
+
+    Args:
+        max_bytes: what it may hold; 0 remembers nothing, and has every pair computed.
+        teacher: whose scores they are.
+    """
+
+    def __init__(self, max_bytes: int, teacher: TeacherInfo) -> None:
+        self._on = max_bytes > 0
+        self._teacher = teacher
+        self._recent = RecentScores(max_bytes)
+        self._under_way: dict[tuple[bytes, Outputs], asyncio.Future[Scores | None]] = {}
+        """What jobs compute now; None when such a job ended without scores to share."""
+
+    @asynccontextmanager
+    async def look_up(self, job: ScoringJob) -> AsyncIterator["FoundPairs"]:
+        """What is known of a validated job's pairs; the block computes the rest.
+
+        Pairs that another job computes are waited for. When that job fails or is cancelled, its
+        failure is its own: one of those that waited computes them. Whoever waits owns nothing that
+        others could wait for, so that no two jobs wait for each other.
+        """
+        if not self._on:
+            yield FoundPairs(job, range(len(job.pairs)), {}, 0.0)
+            return
+        arrived = time.monotonic()
+        keys = pair_keys(job, self._teacher)
+        known: dict[bytes, Scores] = {}
+        while awaited := self._collect(keys, job.outputs, known):
+            await asyncio.wait(awaited.values())  # which leaves them alone when it is cancelled
+            for key, computing in awaited.items():
+                if (scores := computing.result()) is not None:
+                    known[key] = scores
+        found = FoundPairs(job, keys, known, time.monotonic() - arrived)
+        ours = {key: asyncio.get_running_loop().create_future() for key in keys if key not in known}
+        self._under_way |= {(key, job.outputs): computing for key, computing in ours.items()}
+        try:
+            yield found
+        finally:
+            for key, computing in ours.items():
+                scores = found.computed.get(key)
+                if scores is not None and scores.valid is None:
+                    self._recent.put(key, scores)
+                    computing.set_result(scores)
+                else:
+                    computing.set_result(None)
+                del self._under_way[key, job.outputs]
+            metrics.CACHE_BYTES.set(self._recent.bytes)
+
+    def _collect(
+        self, keys: Sequence[bytes], outputs: Outputs, known: dict[bytes, Scores]
+    ) -> dict[bytes, asyncio.Future[Scores | None]]:
+        """Adds to `known` what the cache holds; gives what is under way."""
+        awaited = {}
+        for key in keys:
+            if key in known:
+                continue
+            scores = self._recent.get(key)
+            if scores is not None and _covers(scores, outputs):
+                known[key] = scores
+            elif (computing := self._under_way.get((key, outputs))) is not None:
+                awaited[key] = computing
+        return awaited
+
+
+class FoundPairs:
+    """A job's pairs: those whose scores are known, and the rest.
+
+    Args:
+        job: the job.
+        keys: the content of each of its pairs.
+        known: scores by content, which may be of more outputs than the job asks for.
+        waited: seconds that it took to find them.
+    """
+
+    def __init__(
+        self,
+        job: ScoringJob,
+        keys: Sequence[Hashable],
+        known: Mapping[Any, Scores],
+        waited: float,
+    ) -> None:
+        self._job = job
+        self._keys = keys
+        self._known = known
+        self.waited = waited
+        """Seconds that others were waited for."""
+        first: dict[Hashable, int] = {}
+        for pair, key in enumerate(keys):
+            if key not in known:
+                first.setdefault(key, pair)
+        self._unknown = tuple(first)
+        self.rest: ScoringJob | None = job
+        """What is to be computed: every content once; the job itself when that is all of it."""
+        if len(first) < len(keys):
+            self.rest = job.part(np.array(list(first.values()))) if first else None
+        self._rest_scores: Scores | None = None
+
+    @cached_property
+    def computed(self) -> Mapping[Any, Scores]:
+        """Scores by content of the rest once it was computed, in arrays of their own."""
+        if self.rest is None or self._rest_scores is None:
+            return {}
+        pairs = _split(self._rest_scores, self.rest.pair_lengths)
+        return dict(zip(self._unknown, pairs, strict=True))
+
+    @property
+    def pairs_cached(self) -> int:
+        """Pairs that need not be computed."""
+        return len(self._keys) - len(self._unknown)
+
+    @property
+    def tokens_cached(self) -> int:
+        """Tokens that need not be computed."""
+        rest = 0 if self.rest is None else self.rest.tokens_computed
+        return self._job.tokens_computed - rest
+
+    def known_scores(self) -> Scores:
+        """The job's scores, of a job that has no rest."""
+        return self._joined(self._known)
+
+    def with_rest(self, scores: Scores) -> Scores:
+        """The job's scores from those of the rest."""
+        assert self.rest is not None
+        self._rest_scores = scores
+        if self.rest is self._job:
+            return scores
+        return self._joined({**self._known, **self.computed})
+
+    def _joined(self, scores: Mapping[Any, Scores]) -> Scores:
+        return join_pairs([_only(scores[key], self._job.outputs) for key in self._keys])
+
+
+class RecentScores:
+    """Scores of single pairs by key, at most `max_bytes` of them, least recently used out first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[bytes, Scores] = OrderedDict()
+        self.bytes = 0
+        """What they take."""
+
+    def get(self, key: bytes) -> Scores | None:
+        """The scores under a key, which become the most recently used."""
+        scores = self._entries.get(key)
+        if scores is not None:
+            self._entries.move_to_end(key)
+        return scores
+
+    def put(self, key: bytes, scores: Scores) -> None:
+        """Remembers scores, in place of others under this key.
+
+        Args:
+            key: of the pair.
+            scores: in arrays of their own, that keep no larger ones in memory; not kept when they
+                alone are above the bound.
+        """
+        if key in self._entries:
+            self._drop(key)
+        size = entry_bytes(scores)
+        if size > self._max_bytes:
+            return
+        while self.bytes + size > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+            metrics.CACHE_EVICTIONS.inc()
+        self._entries[key] = scores
+        self.bytes += size
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= entry_bytes(self._entries.pop(key))
+
+
+def entry_bytes(scores: Scores) -> int:
+    """What the scores of one pair take in the cache."""
+    arrays: list[NDArray[Any] | None] = [getattr(scores, name) for name in SCORE_ARRAYS]
+    return ENTRY_BYTES + sum(array.nbytes for array in arrays if array is not None)
+
+
+def pair_keys(job: ScoringJob, teacher: TeacherInfo) -> list[bytes]:
+    """What the scores of each pair depend on, as 96 bytes: equal only for equal content.
+
+    A precision of the engine is not in it, because a cache does not outlive its process.
+    """
+    own = teacher.weights_revision
+    weights = job.weights
+    scope = (
+        *(teacher.model_id, teacher.engine, teacher.engine_version, job.tokenizer_fingerprint),
+        ("own", own) if weights is None else (weights.sha256.lower(), weights.revision),
+        None if job.token_ids is None else job.token_ids.shape[1],
+    )
+    scoped = _digest(repr(scope).encode())
+    contexts = [_digest(context.tobytes()) for context in job.contexts]
+    responses = []
+    stop = 0
+    for response in job.responses:
+        start, stop = stop, stop + len(response)
+        given = b"" if job.token_ids is None else job.token_ids[start:stop].tobytes()
+        responses.append(_digest(response.tobytes() + given))
+    return [scoped + contexts[context] + responses[one] for context, one in job.pairs.tolist()]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=32).digest()
+
+
+def _covers(scores: Scores, outputs: Outputs) -> bool:
+    """Whether the scores of a pair hold all that is asked for; given ids are in the pair's key."""
+    ids = scores.top_k_ids
+    return (
+        (not outputs.sampled or scores.sampled is not None)
+        and (not outputs.entropy or scores.entropy is not None)
+        and (not outputs.given or scores.given is not None)
+        and (not outputs.top_k or (ids is not None and ids.shape[1] >= outputs.top_k))
+    )
+
+
+def _only(scores: Scores, outputs: Outputs) -> Scores:
+    """The scores without what is not asked for."""
+
+    def best(array: NDArray[Any] | None) -> NDArray[Any] | None:
+        return array[:, : outputs.top_k] if array is not None and outputs.top_k else None
+
+    return replace(
+        scores,
+        sampled=scores.sampled if outputs.sampled else None,
+        top_k_ids=best(scores.top_k_ids),
+        top_k_log_probs=best(scores.top_k_log_probs),
+        given=scores.given if outputs.given else None,
+        entropy=scores.entropy if outputs.entropy else None,
+    )
+
+
+def _split(scores: Scores, lengths: NDArray[np.int64]) -> list[Scores]:
+    """Each pair's scores in arrays of their own; `valid` where some are missing."""
+    split = []
+    stop = 0
+    for pair, length in enumerate(lengths.tolist()):
+        start, stop = stop, stop + length
+        rows = scores.rows(start, stop)
+        arrays = {name: getattr(rows, name) for name in SCORE_ARRAYS}
+        owned = {name: array.copy() for name, array in arrays.items() if array is not None}
+        partial = rows.valid is not None and not rows.valid.all()
+        split.append(
+            Scores(
+                **owned,
+                valid=rows.valid if partial else None,
+                missing=tuple(missing for missing in scores.missing if missing.pair == pair),
+            )
+        )
+    return split
