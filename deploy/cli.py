@@ -64,6 +64,11 @@ COMMANDS: dict[str, Entry] = {
     "queue dead": Entry("services.cli:QueueDead", "services", "jobs that were put aside"),
     "queue retry": Entry("services.cli:QueueRetry", "services", "put a dead job back"),
     "queue purge": Entry("services.cli:QueuePurge", "services", "remove a run's jobs"),
+    "tokens new": Entry("services.token_commands:TokensNew", "services", "make a run's token"),
+    "tokens revoke": Entry(
+        "services.token_commands:TokensRevoke", "services", "take a run's tokens back"
+    ),
+    "tokens ls": Entry("services.token_commands:TokensList", "services", "list tokens by id"),
 }
 
 

@@ -7,7 +7,9 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
@@ -15,8 +17,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from counterhint.certificates import check_client_certificates
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.credentials import Credentials
 from counterhint.errors import InputError, JobNotFound, Unavailable
+from counterhint.server_security import SecuredServer, ServerSecurity
 from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
 from services.queue.base import JobQueue
@@ -39,7 +44,7 @@ RUN_COLUMNS = (
 JOB_COLUMNS = tuple(field.name for field in fields(JobRecord))
 
 
-class Run(Command):
+class Run(SecuredServer):
     """Run the queue services in this process until SIGTERM or Ctrl-C; without names, all of them.
 
     intake      takes scoring jobs over gRPC and puts them on the queue
@@ -89,8 +94,14 @@ class Run(Command):
     """With several teachers, jobs of more computed tokens are split by context."""
     drain_seconds: float = Field(DispatcherSettings.drain_seconds, ge=0)
     """How long jobs in flight may take after the signal to end; the others are released."""
-    insecure: bool = False
-    """Permit plaintext on an address that is not this machine's loopback."""
+    teacher_token_file: Path | None = None
+    """File that holds the dispatcher's token, an operator's, for teachers that ask for one."""
+    teacher_tls_ca: Path | None = None
+    """Authorities (PEM) of the teachers' certificates; with it teachers are spoken to by TLS."""
+    teacher_tls_cert: Path | None = None
+    """The dispatcher's own certificate chain (PEM), for teachers that ask for one."""
+    teacher_tls_key: Path | None = None
+    """The key of --teacher-tls-cert (PEM, not encrypted)."""
 
     def run(self) -> int:
         """Serves until a signal comes."""
@@ -108,10 +119,27 @@ class Run(Command):
                 "the dispatcher has no teacher: give --teachers host:port (or unix:///path), once "
                 "for each"
             )
-        asyncio.run(self._serve(wanted))
+        asyncio.run(self._serve(wanted, self.security(), self._credentials()))
         return EXIT_DONE
 
-    async def _serve(self, wanted: Sequence[ServiceName]) -> None:
+    def _credentials(self) -> Credentials:
+        """What the dispatcher shows to teachers."""
+        credentials = Credentials(
+            token_file=self.teacher_token_file,
+            tls_ca=self.teacher_tls_ca,
+            tls_cert=self.teacher_tls_cert,
+            tls_key=self.teacher_tls_key,
+            insecure=self.insecure,
+            named=_teacher_flag,
+        )
+        check_client_certificates(credentials)
+        for teacher in self.teachers:
+            credentials.check(teacher)
+        return credentials
+
+    async def _serve(
+        self, wanted: Sequence[ServiceName], security: ServerSecurity, credentials: Credentials
+    ) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -132,7 +160,7 @@ class Run(Command):
                 queue = await stack.enter_async_context(await open_redis(self.redis, settings))
             if "intake" in wanted:
                 address = await stack.enter_async_context(
-                    serve_intake(queue, self.listen, insecure=self.insecure)
+                    serve_intake(queue, self.listen, security)
                 )
                 log.info("intake on %s", address)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -147,6 +175,7 @@ class Run(Command):
                         max_part_tokens=self.max_part_tokens,
                         drain_seconds=self.drain_seconds,
                     ),
+                    credentials,
                 )
                 tasks.create_task(dispatcher.run())
                 stack.callback(dispatcher.stop)  # before the group waits for it
@@ -322,6 +351,11 @@ class BenchQueue(Command):
         return EXIT_DONE
 
 
+def _teacher_flag(field: str) -> str:
+    """The flag of a field of the dispatcher's `Credentials`."""
+    return "--insecure" if field == "insecure" else f"--teacher-{field.replace('_', '-')}"
+
+
 async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
     """The queue in a Redis that answers; without settings, to look on with those of the others.
 
@@ -333,7 +367,13 @@ async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
         await queue.check()
     except (ValueError, Unavailable) as error:
         raise InputError(
-            f"--redis {url}: {error}; start a Redis 6.2 or newer there, or give the URL of one "
-            "(redis://host:port/0, unix:///path)"
+            f"--redis {_without_password(url)}: {error}; start a Redis 6.2 or newer there, or give "
+            "the URL of one (redis://host:port/0, unix:///path)"
         ) from error
     return queue
+
+
+def _without_password(url: str) -> str:
+    """A Redis URL for messages and logs."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":…@") if password else url

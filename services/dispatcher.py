@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from counterhint.credentials import NO_CREDENTIALS, Credentials
 from counterhint.errors import (
     CounterhintError,
     EngineFailure,
@@ -68,6 +69,7 @@ class Dispatcher:
         queue: where jobs come from.
         teachers: addresses.
         settings: bounds.
+        credentials: what it shows to each teacher.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Dispatcher:
         queue: JobQueue,
         teachers: Sequence[str],
         settings: DispatcherSettings | None = None,
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         """The name under which jobs are claimed, unlike any other dispatcher's."""
@@ -85,7 +88,12 @@ class Dispatcher:
         self._router = Router(teachers, settings.imbalance)
         self._links = {
             address: TeacherLink(
-                address, settings.teacher_tokens, settings.teacher_jobs, self._accept, self._changed
+                address,
+                settings.teacher_tokens,
+                settings.teacher_jobs,
+                self._accept,
+                self._changed,
+                credentials,
             )
             for address in teachers
         }

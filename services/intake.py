@@ -1,7 +1,8 @@
 """The intake: the scoring contract in front of the queue.
 
 A client's job outlives its call: whoever sends the same job again, to this intake or to another
-one, joins it.
+one, joins it. Where callers have tokens, that is whoever has a token of the same run: in the queue,
+the run's name stands before its jobs' ids, so that no id of one run is ever one of another.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from counterhint.authentication import Authentication
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
@@ -25,10 +27,11 @@ from counterhint.errors import (
 )
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_from_message, teacher_to_message
+from counterhint.tokens import Caller
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
 from services.queue.base import JobQueue
-from services.queue.records import JobState, Outcome, QueuedJob
+from services.queue.records import JobState, Outcome, QueuedJob, RunPolicy
 
 NO_TEACHER_RETRY = 1.0
 """Seconds after which a teacher may have connected."""
@@ -49,11 +52,13 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         queue: where jobs go.
         stream_jobs: jobs of one stream that may be under way or have a reply that was not taken
             yet; a client that reads slowly holds up itself alone.
+        authentication: says whose token a call has.
     """
 
-    def __init__(self, queue: JobQueue, stream_jobs: int) -> None:
+    def __init__(self, queue: JobQueue, stream_jobs: int, authentication: Authentication) -> None:
         self._queue = queue
         self._stream_jobs = stream_jobs
+        self._authentication = authentication
         self._waiting: set[asyncio.Task[Outcome]] = set()
         self._draining = False
 
@@ -72,7 +77,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreResponse:
         """Queues one job and waits for its outcome; the job stays when the client goes."""
         try:
-            return await self._score(request, context.time_remaining())
+            return await self._score(request, context.time_remaining(), context)
         except CounterhintError as error:
             await context.abort_with_status(error_to_status(error))
             raise
@@ -87,7 +92,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
             try:
-                response = await self._score(request.job, request.timeout_seconds or None)
+                response = await self._score(request.job, request.timeout_seconds or None, context)
                 reply.response.CopyFrom(response)
             except CounterhintError as error:
                 reply.failure.CopyFrom(failure_to_message(error))
@@ -117,21 +122,23 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         return teacher
 
     async def _score(
-        self, request: scoring_pb2.ScoreRequest, timeout: float | None
+        self, request: scoring_pb2.ScoreRequest, timeout: float | None, context: Context
     ) -> scoring_pb2.ScoreResponse:
         if self._draining:
             raise _draining()
+        caller = self._authentication.caller(context)
+        caller.check_run(request.run_id)
         job = job_from_message(request)
         validate_job(job, await self._teacher(), may_be_split=True)  # by the dispatcher
         queued = QueuedJob(
-            id=job.id,
-            run_id=job.run_id,
+            id=job.id if caller.run is None else f"{caller.run}/{job.id}",
+            run_id=job.run_id if caller.run is None else caller.run,
             cost=job.tokens_computed,
             payload=request.SerializeToString(deterministic=True),
             priority=job.priority,
             timeout=timeout,
         )
-        task = asyncio.create_task(self._outcome(queued))
+        task = asyncio.create_task(self._outcome(queued, _policy(caller)))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         try:
@@ -144,10 +151,10 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         response.cost.wait_seconds += task.result().wait_seconds
         return response
 
-    async def _outcome(self, job: QueuedJob) -> Outcome:
+    async def _outcome(self, job: QueuedJob, policy: RunPolicy | None) -> Outcome:
         """Queues the job and waits; queues it again when a queue that lost its data forgot it."""
         deadline = None if job.timeout is None else time.monotonic() + job.timeout
-        state = await self._queue.enqueue(job)
+        state = await self._queue.enqueue(job, policy)
         log.debug("job %s of run %s: %s", job.id, job.run_id, state)
         while True:
             remaining = LONGEST_WAIT if deadline is None else deadline - time.monotonic()
@@ -155,7 +162,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
                 outcome = await self._queue.wait_outcome(job.id, remaining)
             except JobNotFound:
                 log.warning("job %s was forgotten by the queue: queued again", job.id)
-                await self._queue.enqueue(job)
+                await self._queue.enqueue(job, policy)
                 continue
             if outcome is not None:
                 return outcome
@@ -165,6 +172,14 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
                     reason="DEADLINE_EXCEEDED",
                     details={"job": job.id, "timeout_seconds": job.timeout},
                 )
+
+
+def _policy(caller: Caller) -> RunPolicy | None:
+    """What the caller's token lets its run take; None leaves that as it is."""
+    if caller.grant is None:
+        return None
+    grant = caller.grant
+    return RunPolicy(grant.weight, grant.max_priority, grant.max_jobs, grant.max_bytes)
 
 
 def _decode(outcome: Outcome) -> scoring_pb2.ScoreResponse:

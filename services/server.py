@@ -4,13 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from counterhint.addresses import bound_address, check_address
-from counterhint.channel import SERVER_OPTIONS, SERVICE_NAME
-from counterhint.errors import InputError
+from counterhint.channel import SERVICE_NAME
+from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from services.intake import IntakeService
 from services.queue.base import JobQueue
@@ -24,7 +21,7 @@ LAST_REPLIES = 2.0
 
 @asynccontextmanager
 async def serve_intake(
-    queue: JobQueue, listen: str, *, insecure: bool = False, stream_jobs: int = 1024
+    queue: JobQueue, listen: str, security: ServerSecurity | None = None, *, stream_jobs: int = 1024
 ) -> AsyncIterator[str]:
     """Serves the intake while the block runs; gives the address that clients use.
 
@@ -33,23 +30,18 @@ async def serve_intake(
     Raises:
         InputError: the address cannot be used.
     """
-    check_address(listen, insecure)
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    service = IntakeService(queue, stream_jobs)
+    security = security or ServerSecurity()
+    security.check(listen)
+    server = security.make_server()
+    service = IntakeService(queue, stream_jobs, security.authentication)
     scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection(
-        (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise InputError(f"--listen {listen}: the address cannot be bound") from error
+    address = security.bind(server, listen, [SERVICE_NAME])
     await server.start()
     readiness = asyncio.create_task(_tell_readiness(queue, status))
     try:
-        yield bound_address(listen, port)
+        yield address
     finally:
         readiness.cancel()
         await status.enter_graceful_shutdown()

@@ -12,11 +12,15 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME, open_channel
+from counterhint.credentials import Credentials, Metadata
 from counterhint.errors import (
     ENGINE_DEAD,
     ENGINE_HANGING,
     CounterhintError,
+    InputError,
     Overloaded,
+    PermissionDenied,
+    Unauthenticated,
     Unavailable,
     error_from_rpc,
     failure_from_message,
@@ -78,6 +82,7 @@ class TeacherLink:
         max_jobs: most jobs in flight.
         accept: told of each teacher before it gets work; its `CounterhintError` refuses it.
         changed: set whenever there may be room for a job, or less.
+        credentials: what it shows to the teacher.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class TeacherLink:
         max_jobs: int,
         accept: Callable[["TeacherLink", TeacherInfo], None],
         changed: asyncio.Event,
+        credentials: Credentials,
     ) -> None:
         self.address = address
         self.teacher: TeacherInfo | None = None
@@ -95,6 +101,7 @@ class TeacherLink:
         self._max_jobs = max_jobs
         self._accept = accept
         self._changed = changed
+        self._credentials = credentials
         self._closed = asyncio.Event()
         self._unsent: deque[Delivery] = deque()
         self._sent: dict[str, Delivery] = {}
@@ -152,24 +159,25 @@ class TeacherLink:
         """Connects and works until `close`."""
         pause, told = FIRST_PAUSE, ""
         while not self._closed.is_set():
-            async with open_channel(self.address) as channel:
-                try:
-                    teacher = await self._connect(channel)
-                except CounterhintError as error:
-                    if error.message != told:
-                        told = error.message
-                        level = logging.INFO if isinstance(error, Unavailable) else logging.ERROR
-                        log.log(level, "teacher at %s: not connected: %s", self.address, told)
-                else:
+            try:
+                metadata = self._credentials.metadata()
+                async with open_channel(self.address, self._credentials) as channel:
+                    teacher = await self._connect(channel, metadata)
                     pause, told = FIRST_PAUSE, ""
                     self.teacher = teacher
                     self._changed.set()
                     log.info("teacher %s at %s: connected", teacher.model_id, self.address)
-                    await self._work(scoring_pb2_grpc.ScoringServiceStub(channel).ScoreStream())
+                    stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+                    await self._work(stub.ScoreStream(metadata=metadata))
+            except (CounterhintError, InputError) as error:
+                if str(error) != told:
+                    told = str(error)
+                    level = logging.INFO if isinstance(error, Unavailable) else logging.ERROR
+                    log.log(level, "teacher at %s: not connected: %s", self.address, told)
             await wait_for_event(self._closed, pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connect(self, channel: grpc.aio.Channel) -> TeacherInfo:
+    async def _connect(self, channel: grpc.aio.Channel, metadata: Metadata) -> TeacherInfo:
         """What the teacher is, once it is ready and accepted.
 
         Raises:
@@ -184,7 +192,7 @@ class TeacherLink:
             if status.status != health_pb2.HealthCheckResponse.SERVING:
                 raise Unavailable("it is not ready yet", reason="NOT_READY")
             message = await scoring.GetTeacher(
-                scoring_pb2.GetTeacherRequest(), timeout=CALL_SECONDS
+                scoring_pb2.GetTeacherRequest(), timeout=CALL_SECONDS, metadata=metadata
             )
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
@@ -273,7 +281,11 @@ class TeacherLink:
         error = failure_from_message(reply.failure)
         if error.reason in (ENGINE_DEAD, ENGINE_HANGING):
             error = TeacherLost(error.message, reason=error.reason, retry_after=error.retry_after)
-        if passes_by_itself(error):
+        if isinstance(error, Unauthenticated | PermissionDenied):  # our token, not the job
+            log.error("teacher at %s refuses our token: %s", self.address, error.message)
+            error = _not_begun(error.message)
+            self._leave_alone(LONGEST_PAUSE)
+        elif passes_by_itself(error):
             self._leave_alone(max(error.retry_after, FIRST_PAUSE))
         delivery.fail(error)
 

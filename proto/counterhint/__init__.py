@@ -9,6 +9,7 @@ with ScoringClient("127.0.0.1:50051") as client:
 
 from counterhint.client import AsyncScoringClient, ScoringClient
 from counterhint.contrast import contrast, modulate, one_sided
+from counterhint.credentials import Credentials
 from counterhint.errors import CounterhintError
 from counterhint.fingerprint import tokenizer_fingerprint
 from counterhint.jobs import (
@@ -24,6 +25,7 @@ from counterhint.jobs import (
 __all__ = [
     "AsyncScoringClient",
     "CounterhintError",
+    "Credentials",
     "Outputs",
     "Scores",
     "ScoringClient",

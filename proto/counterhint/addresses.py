@@ -13,7 +13,7 @@ def check_address(listen: str, insecure: bool, option: str = "--listen") -> None
 
     Args:
         listen: `host:port` (port 0: any free one) or `unix:///path`.
-        insecure: whether plaintext may leave this machine.
+        insecure: whether this may leave the machine: it is TLS, or plaintext on a private network.
         option: the flag that the address was given with, for the messages.
 
     Raises:
@@ -30,10 +30,11 @@ def check_address(listen: str, insecure: bool, option: str = "--listen") -> None
         raise InputError(
             f"{option} {listen} is no address: give host:port, 127.0.0.1:50051 say, or unix:///path"
         )
-    if not insecure and not _is_loopback(host):
+    if not insecure and not stays_here(listen):
         raise InputError(
             f"{option} {listen} would carry plaintext beyond this machine: listen on 127.0.0.1 or "
-            "a unix socket, or give --insecure when the network is private"
+            "a unix socket, use TLS where the command has --tls-cert, or give --insecure when the "
+            "network is private"
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -64,8 +65,13 @@ def _check_socket_path(path: Path, given: str) -> None:
             )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+def stays_here(address: str) -> bool:
+    """Whether what goes to an address cannot leave this machine: a unix socket, or loopback.
+
+    Names other than `localhost` are not looked up, so they count as elsewhere.
+    """
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    if address.startswith("unix:") or host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from counterhint.channel import open_channel
+from counterhint.credentials import Credentials
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
@@ -44,6 +45,11 @@ class AsyncScoringClient:
         address: `host:port` or `unix:///path` of a teacher or an intake.
         timeout: seconds that a call may take, tries included.
         on_retry: told of each failed try that will be repeated, for logs and metrics.
+        credentials: token and TLS; those of the environment by default (see
+            `Credentials.from_environment`).
+
+    Raises:
+        InputError: the credentials cannot be used, or must not be sent to this address.
     """
 
     def __init__(
@@ -52,11 +58,13 @@ class AsyncScoringClient:
         *,
         timeout: float = 600.0,
         on_retry: Callable[[CounterhintError], None] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address = address
         self._timeout = timeout
         self._on_retry = on_retry
-        self._channel = open_channel(address)
+        self._credentials = credentials or Credentials.from_environment()
+        self._channel = open_channel(address, self._credentials)
         self._stub = scoring_pb2_grpc.ScoringServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -82,7 +90,9 @@ class AsyncScoringClient:
         """
         message = await self._with_retries(
             lambda remaining: self._stub.GetTeacher(
-                scoring_pb2.GetTeacherRequest(), timeout=remaining
+                scoring_pb2.GetTeacherRequest(),
+                timeout=remaining,
+                metadata=self._credentials.metadata(),
             ),
             timeout,
         )
@@ -107,7 +117,10 @@ class AsyncScoringClient:
         """
         request = job_to_message(job)
         message = await self._with_retries(
-            lambda remaining: self._stub.Score(request, timeout=remaining), timeout
+            lambda remaining: self._stub.Score(
+                request, timeout=remaining, metadata=self._credentials.metadata()
+            ),
+            timeout,
         )
         return result_from_message(message, job)
 
@@ -131,7 +144,8 @@ class AsyncScoringClient:
                 )
 
         try:
-            async for reply in self._stub.ScoreStream(requests()):
+            metadata = self._credentials.metadata()
+            async for reply in self._stub.ScoreStream(requests(), metadata=metadata):
                 job = sent.pop(reply.id, None)
                 if job is None:
                     raise EngineFailure(
@@ -196,7 +210,10 @@ class ScoringClient:
         *,
         timeout: float = 600.0,
         on_retry: Callable[[CounterhintError], None] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
+        credentials = credentials or Credentials.from_environment()
+        credentials.check(address)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="scoring-client", daemon=True
@@ -204,7 +221,9 @@ class ScoringClient:
         self._thread.start()
 
         async def connect() -> AsyncScoringClient:
-            return AsyncScoringClient(address, timeout=timeout, on_retry=on_retry)
+            return AsyncScoringClient(
+                address, timeout=timeout, on_retry=on_retry, credentials=credentials
+            )
 
         self._client = self._run(connect()).result()
 

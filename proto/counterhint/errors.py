@@ -56,6 +56,18 @@ class InvalidJob(CounterhintError):
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
+class Unauthenticated(CounterhintError):
+    """The call carries no token that the server knows."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(CounterhintError):
+    """The token is known, but not for this run."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class TokenizerMismatch(CounterhintError):
     """Student and teacher do not share a tokenizer."""
 
@@ -140,6 +152,8 @@ _BY_CODE: dict[int, type[CounterhintError]] = {
     cls.code.value[0]: cls
     for cls in (
         InvalidJob,
+        Unauthenticated,
+        PermissionDenied,
         WeightsUnavailable,
         JobConflict,
         JobNotFound,
