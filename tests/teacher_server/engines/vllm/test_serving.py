@@ -50,7 +50,9 @@ def ready(process: "subprocess.Popen[bytes]") -> str:
     """The address, once the teacher is ready; nothing else is printed before."""
     assert process.stdout is not None
     line = process.stdout.readline().decode()
-    assert line.startswith("teacher ")
+    if not line.startswith("teacher "):
+        process.kill()
+        pytest.fail(f"{line}\n{process.communicate()[1].decode()}")
     return line.split()[-1]
 
 
