@@ -61,6 +61,9 @@ redis.call('HSET', job.record,
   'run', run, 'digest', digest, 'cost', cost, 'priority', priority, 'payload', payload,
   'bytes', #payload, 'accepted', now, 'deadline', deadline, 'failures', 0,
   'attempt', known and known.attempt or 0, 'wait', 0)
-if known then redis.call('HDEL', job.record, 'body', 'reason') end
+if known then
+  redis.call('HDEL', job.record, 'body', 'reason')
+  redis.call('PERSIST', job.record)
+end
 add(job)
 return {'queued'}

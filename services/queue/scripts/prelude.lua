@@ -84,7 +84,8 @@ end
 
 -- The job can be claimed.
 local function make_ready(job)
-  redis.call('HSET', job.record, 'state', 'queued')
+  redis.call('HSET', job.record, 'state', 'queued', 'entry', job.entry, 'level', job.level,
+    'returned', job.returned)
   redis.call('ZADD', DEADLINES, job.deadline, job.id)
   if job.level < TOP then redis.call('ZADD', AGING, now + settings.aging_ms, job.id) end
   if count(job.run, 'queued:' .. job.level, 1) == 1 then offer(job.run, job.level) end
@@ -111,11 +112,10 @@ end
 -- The job goes to the end of its lane's stream.
 local function append(job)
   local stream = stream_key(job.run, job.level)
-  local entry = redis.call('XADD', stream, '*', 'id', job.id)
+  job.entry, job.returned = redis.call('XADD', stream, '*', 'id', job.id), 0
   if redis.call('XLEN', stream) == 1 then
     redis.call('XGROUP', 'CREATE', stream, GROUP, '0')
   end
-  redis.call('HSET', job.record, 'entry', entry, 'level', job.level, 'returned', 0)
 end
 
 local function remove_entry(job)
@@ -128,7 +128,6 @@ end
 -- The job is unfinished, as a new one or once more.
 local function add(job)
   append(job)
-  redis.call('PERSIST', job.record)
   if count(job.run, 'jobs', 1) == 1 then
     redis.call('SADD', RUNS, job.run)
     redis.call('PERSIST', run_key(job.run))
@@ -209,7 +208,7 @@ local function put_back(job)
   end
   local stream = stream_key(job.run, job.level)
   redis.call('XCLAIM', stream, GROUP, RETURNED, 0, job.entry, 'JUSTID')
-  redis.call('HSET', job.record, 'returned', 1)
+  job.returned = 1
   count(job.run, 'returned:' .. job.level, 1)
   make_ready(job)
 end

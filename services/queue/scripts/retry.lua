@@ -8,5 +8,6 @@ count(job.run, 'dead', -1)
 job.deadline = now + settings.job_ms
 job.level = tonumber(redis.call('HGET', job.record, 'priority'))
 redis.call('HSET', job.record, 'failures', 0, 'deadline', job.deadline)
+redis.call('PERSIST', job.record)
 add(job)
 return 1
