@@ -130,9 +130,10 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         caller.check_run(request.run_id)
         job = job_from_message(request)
         validate_job(job, await self._teacher(), may_be_split=True)  # by the dispatcher
+        request.id = caller.own_id(job.id)
         queued = QueuedJob(
-            id=job.id if caller.run is None else f"{caller.run}/{job.id}",
-            run_id=job.run_id if caller.run is None else caller.run,
+            id=request.id,
+            run_id=caller.run or job.run_id,
             cost=job.tokens_computed,
             payload=request.SerializeToString(deterministic=True),
             priority=job.priority,
@@ -148,6 +149,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         if task.cancelled():
             raise _draining()
         response = _decode(task.result())
+        response.id = job.id
         response.cost.wait_seconds += task.result().wait_seconds
         return response
 

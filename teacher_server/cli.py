@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.errors import InputError
+from counterhint.server_security import SecuredServer
 from teacher_server.bench.job import GroupShape
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from teacher_server.engines.base import Engine
 
 
-class Serve(Command):
+class Serve(SecuredServer):
     """Serve a teacher over gRPC until SIGTERM or Ctrl-C.
 
     Exit codes: 0 after a signal; 2 when something given cannot be used; 70 when the engine has
@@ -87,8 +88,6 @@ class Serve(Command):
     """Named weights that are held at once, beside the server's own."""
     drain_seconds: float = Field(30.0, ge=0)
     """How long jobs may still run after the signal to end."""
-    insecure: bool = False
-    """Permit plaintext on an address that is not this machine's loopback."""
 
     def run(self) -> int:
         """Serves until a signal comes or the engine is lost."""
@@ -102,7 +101,7 @@ class Serve(Command):
             )
         options = ServerOptions(
             listen=self.listen,
-            insecure=self.insecure,
+            security=self.security(),
             metrics_listen=self.metrics_listen,
             drain_seconds=self.drain_seconds,
             ready_seconds=self.ready_seconds,

@@ -8,17 +8,15 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2_grpc
 
-from counterhint.addresses import bound_address, check_address
-from counterhint.channel import SERVER_OPTIONS, SERVICE_NAME
+from counterhint.channel import SERVICE_NAME
 from counterhint.command_line import EXIT_DONE, EXIT_ENGINE_DEAD
-from counterhint.errors import ENGINE_HANGING, InputError, Unavailable
+from counterhint.errors import ENGINE_HANGING, Unavailable
+from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from teacher_server import metrics
 from teacher_server.admission import Admission
@@ -46,8 +44,8 @@ class ServerOptions:
 
     listen: str
     """`host:port` (port 0: any free one) or `unix:///path`."""
-    insecure: bool = False
-    """Whether plaintext may leave this machine."""
+    security: ServerSecurity = field(default_factory=ServerSecurity)
+    """TLS, tokens, and whether plaintext may leave this machine."""
     metrics_listen: str | None = None
     """`host:port` of `/metrics`, `/health` and `/ready`."""
     drain_seconds: float = 30.0
@@ -121,9 +119,9 @@ async def serve(
         InputError: an address cannot be used, or the engine cannot be made as asked.
         Unavailable: the engine is lost: dead, hanging, or not ready in time.
     """
-    check_address(options.listen, options.insecure)
+    options.security.check(options.listen)
     if options.metrics_listen is not None:
-        check_http_address(options.metrics_listen, options.insecure)
+        check_http_address(options.metrics_listen, options.security.insecure)
     engine = make_engine()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,19 +148,20 @@ async def _serve_engine(
     stop: asyncio.Event,
     announce: Callable[[str], None],
 ) -> None:
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    service = TeacherService(engine, admission, cache, options.stream_jobs, options.send_seconds)
+    server = options.security.make_server()
+    service = TeacherService(
+        engine,
+        admission,
+        cache,
+        options.stream_jobs,
+        options.send_seconds,
+        options.security.authentication,
+    )
     scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     readiness = Readiness()
     await readiness.set(False)
     health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
-    reflection.enable_server_reflection(
-        (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
-    try:
-        port = server.add_insecure_port(options.listen)
-    except RuntimeError as error:
-        raise InputError(f"--listen {options.listen}: the address cannot be bound") from error
+    address = options.security.bind(server, options.listen, [SERVICE_NAME])
     with ExitStack() as probes:
         if options.metrics_listen is not None:
             url = probes.enter_context(
@@ -184,7 +183,7 @@ async def _serve_engine(
                 info = engine.info
                 announce(
                     f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
-                    f"{info.engine_version}) ready on {bound_address(options.listen, port)}"
+                    f"{info.engine_version}) ready on {address}"
                 )
                 ends: set[asyncio.Future[Any]] = {stopping, engine.lost, watching}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from counterhint.authentication import Authentication
 from counterhint.channel import MAX_MESSAGE_BYTES
 from counterhint.errors import (
     CounterhintError,
@@ -55,6 +56,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         stream_jobs: jobs of one stream that may be under way or have a reply that was not taken
             yet; a client that reads slowly holds up itself alone.
         send_seconds: how long a stream may leave a reply untaken before it is ended.
+        authentication: says whose token a call has.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         cache: ContentCache,
         stream_jobs: int,
         send_seconds: float,
+        authentication: Authentication,
     ) -> None:
         self._engine = engine
         self._admission = admission
         self._cache = cache
         self._stream_jobs = stream_jobs
         self._send_seconds = send_seconds
+        self._authentication = authentication
         self._under_way: set[asyncio.Task[scoring_pb2.ScoreResponse]] = set()
         self._draining = asyncio.Event()
 
@@ -85,6 +89,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         """Scores one job; gRPC cancels it when the deadline passes or the client goes."""
         async with AsyncExitStack() as held:
             try:
+                self._authentication.caller(context).check_run(request.run_id)
                 return await self._score(request, None, held)
             except CounterhintError as error:
                 await context.abort_with_status(error_to_status(error))
@@ -100,7 +105,7 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             async with AsyncExitStack() as held:
-                await replies.write(await self._outcome(request, held))
+                await replies.write(await self._outcome(request, held, context))
             slots.release()
 
         try:
@@ -164,10 +169,11 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
             draining.cancel()
 
     async def _outcome(
-        self, request: scoring_pb2.ScoreStreamRequest, held: AsyncExitStack
+        self, request: scoring_pb2.ScoreStreamRequest, held: AsyncExitStack, context: Context
     ) -> scoring_pb2.ScoreStreamResponse:
         reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
         try:
+            self._authentication.caller(context).check_run(request.job.run_id)
             response = await self._score(request.job, request.timeout_seconds or None, held)
             reply.response.CopyFrom(response)
         except CounterhintError as error:

@@ -90,6 +90,10 @@ class Caller:
             details={"token": self.run, "job": run_id},
         )
 
+    def own_id(self, job_id: str) -> str:
+        """The job's id where jobs of all runs meet: below the run's name, which holds no `/`."""
+        return job_id if self.run is None else f"{self.run}/{job_id}"
+
 
 ANYONE = Caller(None, None)
 """Every caller of a server that asks for no tokens."""
