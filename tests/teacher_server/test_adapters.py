@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from counterhint import ScoringJob
+from counterhint import ScoringJob, Weights
 from counterhint.errors import WeightsUnavailable
-from student_trainer.lora import LoraConfig
+from student_trainer.lora import LoraConfig, adapter_layers, adapter_update
 from student_trainer.models import StudentConfig, load_student
 from student_trainer.ranks import Ranks
 from student_trainer.teacher_weights import LiveTeacherConfig, TeacherWeights
+from teacher_server.adapters import adaptable_layers, adapter_factors
+from teacher_server.engines.model_folder import model_outline
 from teacher_server.engines.transformers import TransformersEngine
 from tests.teacher_server.adapter_files import Adapter
 from tests.teacher_server.jobs import SMALL, plain_log_probs, random_job, tokens_of_pairs
@@ -82,6 +84,33 @@ def test_what_a_student_publishes_is_scored_as_by_the_student(engine, model_fold
     np.testing.assert_allclose(ours, expected(student.model, job), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 3},
+        {"target_modules": "all-linear", "use_rslora": True, "lora_alpha": 5},
+        {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+    ],
+)
+def test_plain_factors_make_the_same_update_without_any_setting(model_folder, tmp_path, settings):
+    adapter = Adapter(model_folder, tmp_path, **settings)
+    outline = model_outline(model_folder, "float32")
+    of = Weights("run", "1", "file:///x", "")
+    factors = adapter_factors(outline, adapter.tensors, adapter.settings, of)
+    layers = adapter_layers(adapter.model)
+    assert {name.split(".lora_")[0] for name in factors} == set(layers)
+    for name, layer in layers.items():
+        a, b = (factors[f"{name}.lora_{factor}.weight"] for factor in "AB")
+        torch.testing.assert_close(b @ a, adapter_update(layer))
+    assert not any(tensor.is_meta for tensor in factors.values())
+
+
+def test_adapters_may_change_all_linear_layers_but_the_head(model_folder):
+    outline = model_outline(model_folder, "float32")
+    attention, mlp = ["k_proj", "o_proj", "q_proj", "v_proj"], ["down_proj", "gate_proj", "up_proj"]
+    assert adaptable_layers(outline) == sorted(attention + mlp)
+
+
 FIRST = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
 
 
@@ -98,6 +127,9 @@ FIRST = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
         ("nan", f"tensor {FIRST} holds values that are not finite"),
         ("method", "an adapter of kind 'IA3', not LORA"),
         ("number", "its adapter_config cannot be used"),
+        ("decomposed", "an adapter with use_dora=True is not supported"),
+        ("whole layers", "an adapter with modules_to_save=['lm_head'] is not supported"),
+        ("other base", "its init_lora_weights='pissa' changed the base as well"),
     ],
 )
 def test_adapters_of_another_base_are_refused(engine, model_folder, tmp_path, damage, named):
@@ -121,6 +153,12 @@ def test_adapters_of_another_base_are_refused(engine, model_folder, tmp_path, da
         tensors[FIRST][0, 0] = torch.nan
     elif damage == "method":
         settings["peft_type"] = "IA3"
+    elif damage == "decomposed":
+        settings["use_dora"] = True
+    elif damage == "whole layers":
+        settings["modules_to_save"] = ["lm_head"]
+    elif damage == "other base":
+        settings["init_lora_weights"] = "pissa"
     else:
         settings["r"] = "four"
     job = random_job(**SMALL)

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from counterhint import Weights
 from counterhint.errors import WeightsUnavailable
 from counterhint.jobs import ADAPTER_METADATA
-from teacher_server.weights import LoadedWeights, fit_to_model, read_weights
+from teacher_server.engines.model_folder import model_outline
+from teacher_server.weights import LoadedWeights, fit_to_model, is_adapter, read_weights
 from tests.tiny_models import write_tiny_llama
 
 
@@ -42,6 +43,17 @@ def test_a_file_of_an_allowed_root_is_read(file):
 def test_the_metadata_make_a_file_an_adapter(file):
     save_file({"x": torch.ones(1)}, file, {ADAPTER_METADATA: '{"r": 4}', "format": "pt"})
     assert read_weights(named(file), [file.parent]).adapter == {"r": 4}
+
+
+def test_the_header_alone_tells_an_adapter(file):
+    assert not is_adapter(named(file), [file.parent])
+    save_file({"x": torch.ones(1)}, file, {ADAPTER_METADATA: "{}"})
+    assert is_adapter(named(file), [file.parent])
+    file.write_bytes(b"no safetensors")
+    with pytest.raises(WeightsUnavailable, match="not a safetensors file"):
+        is_adapter(named(file), [file.parent])
+    with pytest.raises(WeightsUnavailable, match="--weights-root"):
+        is_adapter(named(file), [])
 
 
 @pytest.mark.parametrize("settings", ["{", "4"])
@@ -83,9 +95,12 @@ def test_a_missing_file_and_another_hash_are_told_apart(file):
     assert reason(Weights("run", "1", file.as_uri(), ""), file.parent) == "WEIGHTS_HASH_MISMATCH"
 
 
+@pytest.mark.parametrize("outline", [False, True])
 @pytest.mark.parametrize("damage", ["absent", "shape", "surplus", "untied"])
-def test_tensors_must_be_those_of_the_model(tmp_path, damage):
+def test_tensors_must_be_those_of_the_model(tmp_path, damage, outline):
     model = write_tiny_llama(tmp_path)
+    if outline:
+        model = model_outline(tmp_path, "float32")
     tensors = load_file(tmp_path / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     if damage == "absent":
@@ -110,10 +125,11 @@ def test_tied_tensors_may_come_once_or_as_equals(tmp_path, kept):
     tensors = {n: t + 1 for n, t in model.state_dict().items() if n not in names}
     embedding = model.get_input_embeddings().weight.detach() + 1
     tensors |= dict.fromkeys(kept or names, embedding)
-    fitted = fit_to_model(tensors, model, Weights("run", "1", "file:///x", ""))
-    assert set(fitted) == set(model.state_dict())
-    for name in names:
-        torch.testing.assert_close(fitted[name], embedding)
+    for fitting in (model, model_outline(tmp_path, "float32")):
+        fitted = fit_to_model(tensors, fitting, Weights("run", "1", "file:///x", ""))
+        assert set(fitted) == set(model.state_dict())
+        for name in names:
+            torch.testing.assert_close(fitted[name], embedding)
 
 
 def test_the_least_recently_used_weights_go_first():

@@ -78,8 +78,8 @@ class VllmWeights:
         the adapter that its requests must carry, if any.
 
         Raises:
-            WeightsUnavailable: they cannot be used; what vLLM holds is as it was.
-            Unavailable: vLLM can neither use them nor go back to the server's own.
+            WeightsUnavailable: they cannot be used; others can.
+            Unavailable: vLLM can no longer go back to the server's own, or is dead.
         """
         if weights is None or weights_key(weights) in self._base.held:
             is_whole = True
@@ -200,7 +200,7 @@ class VllmWeights:
         shutil.rmtree(adapter.lora_path)
 
     async def _call(self, call: Awaitable[Any], weights: Weights | None) -> Any:
-        """What the engine answers; its failures are those of the weights."""
+        """What the engine answers; that it fails is the fault of named weights, if any."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -209,9 +209,7 @@ class VllmWeights:
             raise Unavailable("vLLM's engine is dead", reason=ENGINE_DEAD) from error
         except Exception as error:  # vLLM's calls have no class of their own for what failed
             if weights is None:
-                raise Unavailable(
-                    f"vLLM cannot go back to the server's own weights: {error}", reason=ENGINE_DEAD
-                ) from error
+                raise Unavailable(f"vLLM failed: {error}", reason=ENGINE_DEAD) from error
             raise incompatible(weights, f"vLLM cannot load them ({error})") from error
 
     @cached_property
