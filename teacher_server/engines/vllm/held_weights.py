@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -46,9 +46,9 @@ class HeldWeights(Generic[Prepared, Held]):
         self._prepare = prepare
         self._load = load
         self._drop = drop
-        self._turns = Turns(bound)
+        self._loading: dict[Hashable, asyncio.Task[None]] = {}
         self._one_load = asyncio.Lock()
-        self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._turns = Turns(bound, may_join=self._loading.__contains__)
         self.held: OrderedDict[Key, Held] = OrderedDict()
         """What the engine holds, least recently used first."""
         self.steps = 0

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
 
@@ -14,10 +14,15 @@ class Turns:
 
     Args:
         places: how many keys.
+        may_join: whether newcomers with a key that is inside need not wait, because what its turn
+            is for has not begun.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(
+        self, places: int, may_join: Callable[[Hashable], bool] = lambda key: False
+    ) -> None:
         self._places = places
+        self._may_join = may_join
         self._inside: Counter[Hashable] = Counter()
         self._waiting: list[tuple[Hashable, asyncio.Future[None]]] = []
 
@@ -35,7 +40,8 @@ class Turns:
             self._leave(key)
 
     async def _enter(self, key: Hashable) -> None:
-        if not self._waiting and self._has_place(key):
+        joins = key in self._inside and self._may_join(key)
+        if joins or (not self._waiting and self._has_place(key)):
             self._inside[key] += 1
             return
         admitted = asyncio.get_running_loop().create_future()

@@ -133,6 +133,30 @@ def test_who_waits_is_not_overtaken_by_those_whose_key_is_inside():
     asyncio.run(play())
 
 
+def test_newcomers_join_a_turn_that_has_not_begun():
+    async def play() -> None:
+        not_begun = {"a"}
+        turns = Turns(1, not_begun.__contains__)
+        workers = [Worker(turns, key) for key in "aba"]
+        await settle()
+        not_begun.clear()
+        workers.append(Worker(turns, "a"))
+        await settle()
+        assert [worker.inside for worker in workers] == [True, False, True, False]
+        not_begun.add("a")  # whose turn comes after the other's
+        for worker in workers[::2]:
+            worker.go()
+        await settle()
+        workers.append(Worker(turns, "a"))
+        await settle()
+        assert [worker.inside for worker in workers] == [False, True, False, False, False]
+        for worker in workers:
+            worker.go()
+        await asyncio.gather(*(worker.task for worker in workers))
+
+    asyncio.run(play())
+
+
 def test_a_failure_inside_ends_the_turn():
     async def play() -> None:
         turns = Turns(1)
