@@ -206,28 +206,30 @@ def entry_bytes(scores: Scores) -> int:
 def pair_keys(job: ScoringJob, teacher: TeacherInfo) -> list[bytes]:
     """What the scores of each pair depend on, as 96 bytes: equal only for equal content.
 
-    A precision of the engine is not in it, because a cache does not outlive its process.
+    The engine's precision is no part of it: a cache ends with its process, which has one engine.
     """
-    own = teacher.weights_revision
-    weights = job.weights
+    own, named = teacher.weights_revision, job.weights
     scope = (
         *(teacher.model_id, teacher.engine, teacher.engine_version, job.tokenizer_fingerprint),
-        ("own", own) if weights is None else (weights.sha256.lower(), weights.revision),
+        own if named is None else (named.sha256.lower(), named.revision),
         None if job.token_ids is None else job.token_ids.shape[1],
     )
-    scoped = _digest(repr(scope).encode())
-    contexts = [_digest(context.tobytes()) for context in job.contexts]
+    scoped = hashlib.sha256(repr(scope).encode()).digest()
+    contexts = [_digest(context) for context in job.contexts]
     responses = []
     stop = 0
     for response in job.responses:
         start, stop = stop, stop + len(response)
-        given = b"" if job.token_ids is None else job.token_ids[start:stop].tobytes()
-        responses.append(_digest(response.tobytes() + given))
+        given = () if job.token_ids is None else (job.token_ids[start:stop],)
+        responses.append(_digest(response, *given))
     return [scoped + contexts[context] + responses[one] for context, one in job.pairs.tolist()]
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=32).digest()
+def _digest(*ids: NDArray[np.int32]) -> bytes:
+    digest = hashlib.sha256()
+    for part in ids:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()
 
 
 def _covers(scores: Scores, outputs: Outputs) -> bool:

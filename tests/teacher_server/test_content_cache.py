@@ -335,7 +335,7 @@ def by_content(job: ScoringJob) -> Scores:
     """Scores that depend on a pair's content, and on nothing else."""
     sampled, given = [], []
     origin = 1000.0 * (job.tokenizer_fingerprint == "g")
-    origin += 2000.0 * (0 if job.weights is None else ord(job.weights.sha256.lower()))
+    origin += 2000.0 * (0 if job.weights is None else sum(job.weights.sha256.lower().encode()))
     assert job.token_ids is not None
     blocks = np.split(job.token_ids, np.cumsum(job.response_lengths)[:-1])
     for context, response in job.pairs.tolist():
@@ -376,7 +376,11 @@ def few_contents(draw: st.DrawFn) -> ScoringJob:
         tokenizer_fingerprint=draw(st.sampled_from("fg")),
         outputs=Outputs(given=True),
         token_ids=np.concatenate([ids((length, 2)) for length in responses]),
-        weights=draw(st.sampled_from([None, *(Weights("w", "r0", "", hash) for hash in "Aab")])),
+        weights=draw(
+            st.sampled_from(
+                [None, *(Weights("w", "r0", "", hash) for hash in ("A", "a", "b", "own"))]
+            )
+        ),
     )
 
 
