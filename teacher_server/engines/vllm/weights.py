@@ -48,7 +48,10 @@ class VllmWeights:
         self._options = options
         self._own_revision = own_revision
         self._lora: Any = llm.vllm_config.lora_config
-        self._folder = Path(tempfile.mkdtemp(prefix="counterhint-weights-"))
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="counterhint-weights-", ignore_cleanup_errors=True
+        )
+        self._folder = Path(self._temporary.name)
         self._numbers = itertools.count(1)
         self._base: HeldWeights[Path | None, None] = HeldWeights(
             1, self._prepare_base, self._load_base, self._forget_base
@@ -103,7 +106,7 @@ class VllmWeights:
 
     def close(self) -> None:
         """Removes the files that vLLM has read."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._temporary.cleanup()
 
     def _prepare_base(self, weights: Weights | None) -> Path | None:
         """A private file of checked whole weights, by their names in transformers; None for the
