@@ -51,6 +51,8 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
 def open_channel(address: str, credentials: Credentials = NO_CREDENTIALS) -> grpc.aio.Channel:
     """A channel to `host:port` or `unix:///path`: TLS when the credentials say so.
 
+    The server's certificate must be for the address's host, on a unix socket for `localhost`.
+
     Raises:
         InputError: the credentials cannot be used, or must not be sent to this address.
     """
@@ -58,4 +60,7 @@ def open_channel(address: str, credentials: Credentials = NO_CREDENTIALS) -> grp
     tls = credentials.tls()
     if tls is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address, tls, options=CHANNEL_OPTIONS)
+    options = CHANNEL_OPTIONS
+    if address.startswith("unix:"):
+        options = [*options, ("grpc.ssl_target_name_override", "localhost")]
+    return grpc.aio.secure_channel(address, tls, options=options)

@@ -1,13 +1,13 @@
 """Checks of the teacher, where one answers."""
 
 from counterhint import ScoringClient
-from counterhint.errors import CounterhintError, InputError
+from counterhint.errors import CounterhintError, InputError, PermissionDenied, Unauthenticated
 from student_trainer.dry_run.checklist import Checklist
 from student_trainer.losses import TeacherNeeds
 from student_trainer.models import Student
 from student_trainer.prompts import Prompts
 from student_trainer.recipe import Recipe
-from student_trainer.scoring import GroupScoring, StudentTokens
+from student_trainer.scoring import GroupScoring, StudentTokens, credentials_of
 
 LONGEST_WAIT = 3.0
 """Most seconds that the teacher is waited for; fewer where `scoring.connect_timeout` says so."""
@@ -36,7 +36,8 @@ def check_teacher(
         return
     address, seconds = recipe.scoring.address, min(recipe.scoring.connect_timeout, LONGEST_WAIT)
     try:
-        with ScoringClient(address, timeout=seconds) as client:
+        credentials = credentials_of(recipe.scoring)
+        with ScoringClient(address, timeout=seconds, credentials=credentials) as client:
             teacher = client.get_teacher(seconds)
             if student is not None and prompts is not None:
                 own = StudentTokens(student.tokenizer, student.fingerprint, student.end_ids())
@@ -51,7 +52,7 @@ def check_teacher(
                         own,
                         recipe.method.kind,
                     )
-    except InputError as error:
+    except (InputError, PermissionDenied, Unauthenticated) as error:
         checks.problem("teacher", str(error))
         return
     except CounterhintError as error:

@@ -1,7 +1,7 @@
 """Rollouts → the teacher's scores of them."""
 
 from student_trainer.scoring.config import ScoringConfig
-from student_trainer.scoring.connection import find_teacher, open_client
+from student_trainer.scoring.connection import credentials_of, find_teacher, open_client
 from student_trainer.scoring.counts import ScoringCounts
 from student_trainer.scoring.group_scoring import GroupScoring, PendingGroup, ScoredGroup
 from student_trainer.scoring.scores import TeacherScores
@@ -15,6 +15,7 @@ __all__ = [
     "ScoringCounts",
     "StudentTokens",
     "TeacherScores",
+    "credentials_of",
     "find_teacher",
     "open_client",
 ]

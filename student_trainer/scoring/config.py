@@ -12,6 +12,18 @@ class ScoringConfig(Config):
 
     address: str = "127.0.0.1:50050"
     """`host:port` or `unix:///path` of an intake or of a teacher."""
+    token_file: Path | None = None
+    """File that holds the run's token, for a server that asks for one. What this and the next keys
+    leave out comes from `COUNTERHINT_TOKEN`, `COUNTERHINT_TOKEN_FILE` and `COUNTERHINT_TLS_CA`,
+    `…_CERT`, `…_KEY`."""
+    tls_ca: Path | None = None
+    """Authorities (PEM) of the server's certificate; with it the server is spoken to by TLS."""
+    tls_cert: Path | None = None
+    """The trainer's own certificate chain (PEM), for a server that asks for one."""
+    tls_key: Path | None = None
+    """The key of `tls_cert` (PEM, not encrypted)."""
+    insecure: bool = False
+    """Whether the token may leave this machine in plaintext."""
     timeout: float = Field(600.0, gt=0)
     """Seconds that a job may take, tries included."""
     connect_timeout: float = Field(60.0, gt=0)

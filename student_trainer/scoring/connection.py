@@ -1,16 +1,47 @@
 """The way from a run to its teacher."""
 
 import logging
+from dataclasses import replace
+from typing import Any
 
-from counterhint import CounterhintError, ScoringClient, TeacherInfo
+from counterhint import CounterhintError, Credentials, ScoringClient, TeacherInfo
+from counterhint.certificates import check_client_certificates
 from counterhint.errors import InputError, Unavailable
 from student_trainer.scoring.config import ScoringConfig
 
 log = logging.getLogger(__name__)
 
 
+def credentials_of(config: ScoringConfig) -> Credentials:
+    """The run's token and certificates: those of the recipe, the others from the environment.
+
+    Raises:
+        InputError: a file of them cannot be used, or the token must not be sent to the address.
+    """
+    names = ("token_file", "tls_ca", "tls_cert", "tls_key")
+    given: dict[str, Any] = {name: path for name in names if (path := getattr(config, name))}
+    of_environment = Credentials.from_environment()
+
+    def named(field: str) -> str:
+        if field in given or getattr(of_environment, field) in (None, False):
+            return f"scoring.{field}"
+        return of_environment.named(field)
+
+    if config.token_file is not None:
+        given["token"] = None
+    credentials = replace(of_environment, **given, insecure=config.insecure, named=named)
+    check_client_certificates(credentials)
+    credentials.check(config.address)
+    return credentials
+
+
 def open_client(config: ScoringConfig) -> ScoringClient:
-    """A client that tells why it waits, each reason once."""
+    """A client that tells why it waits, each reason once.
+
+    Raises:
+        InputError: see `credentials_of`.
+    """
+    credentials = credentials_of(config)
     told: set[str] = set()
 
     def on_retry(error: CounterhintError) -> None:
@@ -18,7 +49,9 @@ def open_client(config: ScoringConfig) -> ScoringClient:
             told.add(error.message)
             log.warning("scoring waits: %s", error.message)
 
-    return ScoringClient(config.address, timeout=config.timeout, on_retry=on_retry)
+    return ScoringClient(
+        config.address, timeout=config.timeout, on_retry=on_retry, credentials=credentials
+    )
 
 
 def find_teacher(client: ScoringClient, config: ScoringConfig) -> TeacherInfo:
