@@ -1,17 +1,27 @@
 """Trainer's client → intake → queue → dispatcher → a real teacher, each server its own process."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
 from counterhint.client import ScoringClient
 from counterhint.errors import InvalidJob, Overloaded
-from counterhint.jobs import Cost, Outputs, ScoringJob, pairs_array
+from counterhint.jobs import (
+    SCORE_ARRAYS,
+    Cost,
+    Outputs,
+    ScoringJob,
+    ScoringResult,
+    pairs_array,
+)
 from deploy.local.redis import LocalRedis
 from tests.teacher_server.jobs import ALL, plain_log_probs, random_job, tokens_of_pairs
 from tests.tiny_models import write_tiny_llama
@@ -89,6 +99,53 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
                     tokenizer_fingerprint=info.tokenizer_fingerprint,
                 )
             )
+
+
+def test_a_twin_run_is_answered_from_the_teacher_s_cache(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "model")
+    teacher, intake = f"unix://{tmp_path}/teacher.sock", f"unix://{tmp_path}/intake.sock"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        probes = f"127.0.0.1:{free.getsockname()[1]}"
+    serve = ("teacher", "serve", "--model", f"{tmp_path}/model", "--listen", teacher)
+    with (
+        running(*serve, "--metrics-listen", probes),
+        # Jobs of both contexts travel in parts.
+        running(
+            *("services", "run", "--listen", intake, "--teachers", teacher),
+            *("--max-part-tokens", "40"),
+        ),
+        ScoringClient(intake, timeout=120.0) as client,
+    ):
+        fingerprint = client.get_teacher().tokenizer_fingerprint
+        pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+        def result(run: str, number: int) -> ScoringResult:
+            job = random_job(
+                (20, 9),
+                (9, 5),
+                pairs,
+                id=f"{run} {number}",
+                seed=number,
+                given=2,
+                outputs=ALL,
+                tokenizer_fingerprint=fingerprint,
+            )
+            return client.score(replace(job, run_id=run))
+
+        for number in range(3):
+            first, twin = result("run", number), result("twin", number)
+            assert (first.cost.pairs_cached, first.cost.tokens_cached) == (0, 0)
+            assert (twin.cost.pairs_cached, twin.cost.tokens_cached) == (4, 57)
+            assert (twin.cost.tokens_computed, twin.cost.engine_seconds) == (0, 0)
+            for name in SCORE_ARRAYS:
+                np.testing.assert_array_equal(
+                    getattr(twin.scores, name), getattr(first.scores, name)
+                )
+        with urlopen(f"http://{probes}/metrics") as page:
+            lines = page.read().decode().splitlines()
+        assert "counterhint_teacher_pairs_total 24.0" in lines
+        assert "counterhint_teacher_pairs_cached_total 12.0" in lines
+        assert f"counterhint_teacher_tokens_cached_total {3 * 57}.0" in lines
 
 
 def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
