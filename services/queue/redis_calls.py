@@ -7,10 +7,15 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from counterhint.errors import Overloaded, Unavailable
+from counterhint.errors import InputError, Overloaded, Unavailable
 
 REFUSING_WRITES = ("OOM", "MISCONF")
 """What a script's error names while Redis's memory or disk is full."""
@@ -57,6 +62,7 @@ class RedisCalls:
         Raises:
             Unavailable: Redis cannot be reached.
             Overloaded: Redis takes no writes: its memory or its disk is full.
+            InputError: the user that the URL names may not do what the queue needs.
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answer))
@@ -69,6 +75,10 @@ class RedisCalls:
                 f"the queue's Redis cannot be reached: {error}",
                 reason="QUEUE_UNREACHABLE",
                 retry_after=self._retry_after,
+            ) from error
+        except NoPermissionError as error:
+            raise InputError(
+                f"--redis: {error}; give its user the rules in deploy/redis/acl-rules"
             ) from error
         except ResponseError as error:
             full = isinstance(error, OutOfMemoryError)

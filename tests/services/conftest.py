@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
+import redis
 
 from deploy.local.redis import LocalRedis
 from services.queue.base import JobQueue
@@ -13,7 +15,9 @@ from services.queue.redis_streams import RedisQueue
 
 OpenQueue = Callable[[QueueSettings], JobQueue]
 
-_prefixes = (f"test{number}" for number in count())
+ACL_RULES = Path(__file__).parents[2] / "deploy" / "redis" / "acl-rules"
+
+_prefixes = (f"{{counterhint}}:test{number}" for number in count())
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +28,19 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedi
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def queue_user_url(redis_server: LocalRedis) -> str:
+    """The Redis as a user that may do what the queue needs, and no more."""
+    with redis.Redis.from_url(redis_server.url) as operator:
+        rules = ACL_RULES.read_text().split()
+        operator.execute_command("ACL", "SETUSER", "queue", "on", ">secret", *rules)
+    return f"unix://queue:secret@{redis_server.socket}"
+
+
 @pytest.fixture(params=["memory", "redis"])
 def open_queue(request: pytest.FixtureRequest) -> OpenQueue:
     """Makes an empty queue of the kind that the test runs on."""
     if request.param == "memory":
         return MemoryQueue
-    server: LocalRedis = request.getfixturevalue("redis_server")
-    return lambda settings: RedisQueue(server.url, settings, prefix=next(_prefixes))
+    url: str = request.getfixturevalue("queue_user_url")
+    return lambda settings: RedisQueue(url, settings, prefix=next(_prefixes))
