@@ -155,10 +155,11 @@ async def _claims(url: str | None, payload_bytes: int) -> tuple[ClaimFigures, ..
     async with AsyncExitStack() as stack:
         queues = {count: await stack.enter_async_context(_open(url)) for count in RUN_COUNTS}
         for count, queue in queues.items():
-            for number in range(2 * count):  # a run whose job was claimed still has work
-                await queue.enqueue(
-                    QueuedJob(f"job {number}", f"run {number % count}", COST, payload)
-                )
+            jobs = (  # two for each run: while one is claimed, it still has work
+                QueuedJob(f"job {number}", f"run {number % count}", COST, payload)
+                for number in range(2 * count)
+            )
+            await asyncio.gather(*(queue.enqueue(job) for job in jobs))
         for number in range(ROUNDS):
             for count, queue in queues.items():
                 start = time.perf_counter()
