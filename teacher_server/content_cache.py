@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -188,10 +188,14 @@ class RecentScores:
         if size > self._max_bytes:
             return
         while self.bytes + size > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._drop(next(iter(self)))
             metrics.CACHE_EVICTIONS.inc()
         self._entries[key] = scores
         self.bytes += size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The keys, the least recently used first."""
+        return iter(self._entries)
 
     def _drop(self, key: bytes) -> None:
         self.bytes -= entry_bytes(self._entries.pop(key))

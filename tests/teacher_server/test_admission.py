@@ -42,6 +42,22 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def test_scores_that_are_there_already_wait_for_room_but_not_for_a_turn():
+    async def run() -> None:
+        bounded = admission(max_held_bytes=100)
+        async with AsyncExitStack() as later:
+            async with admitted(bounded, 10, 60), AsyncExitStack() as held:
+                await bounded.hold(40, held)
+                waiting = asyncio.create_task(bounded.hold(1, later))
+                await settle()
+                assert not waiting.done()
+            await waiting
+            assert bounded.held_bytes == 1
+        assert bounded.held_bytes == 0
+
+    asyncio.run(run())
+
+
 def test_jobs_run_in_the_order_in_which_they_came():
     async def run() -> None:
         one_by_one, order = admission(), []

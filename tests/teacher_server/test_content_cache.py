@@ -15,7 +15,7 @@ from counterhint import AsyncScoringClient, Outputs, ScoringJob, Weights, pairs_
 from counterhint.errors import EngineFailure, InvalidJob
 from counterhint.jobs import SCORE_ARRAYS, Missing, Scores, ScoringResult, TeacherInfo
 from teacher_server import metrics
-from teacher_server.content_cache import ContentCache, RecentScores, entry_bytes
+from teacher_server.content_cache import ContentCache, RecentScores, entry_bytes, pair_keys
 from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.transformers import TransformersEngine
 from tests.teacher_server.adapter_files import Adapter
@@ -400,8 +400,10 @@ def test_whatever_is_remembered_scores_are_those_of_the_job(jobs: list[ScoringJo
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 7), st.booleans(), st.integers(1, 2000)), max_size=60),
-    st.integers(1, 30_000),
+    st.lists(
+        st.tuples(st.integers(0, 4), st.booleans(), st.integers(1, 500)), min_size=8, max_size=60
+    ),
+    st.integers(1, 9000),
 )
 def test_the_bound_holds_and_the_least_recently_used_go_first(
     steps: list[tuple[int, bool, int]], max_bytes: int
@@ -423,9 +425,20 @@ def test_the_bound_holds_and_the_least_recently_used_go_first(
                 total -= entry_bytes(order.pop(0)[1])
         order = [entry for entry in order if entry[0] != key] + there
         assert recent.bytes == sum(entry_bytes(held) for _, held in order) <= max_bytes
-    assert [recent.get(bytes([number])) for number in range(8)] == [
-        dict(order).get(bytes([number])) for number in range(8)
-    ]
+        assert list(recent) == [key for key, _ in order]
+
+
+def test_ids_to_score_are_not_taken_for_the_response():
+    ids = np.arange(4, dtype=np.int32)
+
+    def key(response: int) -> bytes:
+        """Of the first ids as the response, and the others to score."""
+        given = ids[response:].reshape(response, -1)
+        job = random_job((3,), (response,), [(0, 0)])
+        return pair_keys(replace(job, responses=(ids[:response],), token_ids=given), TEACHER)[0]
+
+    plain = replace(random_job((3,), (4,), [(0, 0)]), responses=(ids,))
+    assert len({key(1), key(2), pair_keys(plain, TEACHER)[0]}) == 3
 
 
 def test_what_is_kept_owns_its_memory():
