@@ -54,10 +54,12 @@ def read_weights(weights: Weights, roots: Sequence[Path]) -> WeightsFile:
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != weights.sha256.lower():
+        # Who knows a file's hash may use it, so that only the log tells what it is.
+        log.warning("%s has sha256 %s, a job named %.70r", path, found, weights.sha256)
         raise _unavailable(
             weights,
             "WEIGHTS_HASH_MISMATCH",
-            f"{path} has sha256 {found}, but the job names {weights.sha256 or '(none)'}",
+            f"the job says that {path} has sha256 {weights.sha256 or '(none)'}, and it has not",
         )
     try:
         tensors = load(content)

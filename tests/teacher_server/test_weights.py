@@ -95,6 +95,13 @@ def test_a_missing_file_and_another_hash_are_told_apart(file):
     assert reason(Weights("run", "1", file.as_uri(), ""), file.parent) == "WEIGHTS_HASH_MISMATCH"
 
 
+def test_another_hash_is_refused_without_telling_the_right_one(file):
+    """Who knows a file's hash may use it: nobody else is to learn it."""
+    with pytest.raises(WeightsUnavailable) as refused:
+        read_weights(Weights("run", "1", file.as_uri(), "0" * 64), [file.parent])
+    assert named(file).sha256 not in f"{refused.value} {refused.value.details}"
+
+
 @pytest.mark.parametrize("outline", [False, True])
 @pytest.mark.parametrize("damage", ["absent", "shape", "surplus", "untied"])
 def test_tensors_must_be_those_of_the_model(tmp_path, damage, outline):
