@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 
@@ -20,7 +20,7 @@ from services.queue.errors import (
     run_not_found,
 )
 from services.queue.fair_share import FairShare
-from services.queue.lane import Lane
+from services.queue.memory_records import LEVELS, Job, Run, job_record, run_stats
 from services.queue.records import (
     TOP_PRIORITY,
     Claim,
@@ -35,64 +35,17 @@ from services.queue.records import (
     RunStats,
 )
 
-LEVELS = range(TOP_PRIORITY + 1)
-
-
-@dataclass(eq=False)
-class _Job:
-    submitted: QueuedJob
-    digest: str
-    accepted: float
-    deadline: float
-    level: int
-    """The priority, and one more for each step of aging."""
-    number: int = 0
-    """Order of arrival in its level."""
-    rises_at: float = 0.0
-    state: JobState = JobState.QUEUED
-    attempt: int = 0
-    failures: int = 0
-    reason: str = ""
-    worker: str = ""
-    charge: float = 0.0
-    """Virtual tokens of the last claim."""
-    lease_until: float = 0.0
-    wait_seconds: float = 0.0
-    body: bytes = b""
-    kept_until: float = float("inf")
-
-
-@dataclass
-class _Run:
-    lanes: tuple[Lane[_Job], ...] = field(default_factory=lambda: tuple(Lane() for _ in LEVELS))
-    """Queued jobs by level."""
-    policy: RunPolicy = field(default_factory=RunPolicy)
-    set_by_operator: bool = False
-    paused: bool = False
-    claimed: int = 0
-    bytes: int = 0
-    waiting: int = 0
-    """Cost of its unfinished jobs."""
-    tokens: int = 0
-    cost: Cost = field(default_factory=lambda: Cost(0, 0))
-    """What its results took."""
-    finished: dict[JobState, int] = field(default_factory=dict)
-
-    @property
-    def queued(self) -> int:
-        return sum(len(lane) for lane in self.lanes)
-
 
 class MemoryQueue(JobQueue):
     """A `JobQueue` in this process's memory, for one event loop."""
 
     def __init__(self, settings: QueueSettings | None = None) -> None:
         super().__init__(settings or QueueSettings())
-        self._jobs: dict[str, _Job] = {}
-        self._runs: dict[str, _Run] = {}
+        self._jobs: dict[str, Job] = {}
+        self._runs: dict[str, Run] = {}
         self._ready = [FairShare() for _ in LEVELS]
         """Runs with queued jobs, by level."""
-        self._aging: list[tuple[float, int, _Job]] = []
+        self._aging: list[tuple[float, int, Job]] = []
         """A heap of when jobs rise; entries that their job contradicts are out of date."""
         self._arrivals = count()
         self._drain = DrainRate()
@@ -111,7 +64,7 @@ class MemoryQueue(JobQueue):
                 known.deadline = max(known.deadline, now + timeout)
                 return known.state
         self._check_bounds(job, self._policy(job.run_id, policy), now)
-        accepted = _Job(job, job.digest, now, deadline=now + timeout, level=job.priority)
+        accepted = Job(job, job.digest, now, deadline=now + timeout, level=job.priority)
         if known is not None and now < known.kept_until:
             accepted.attempt = known.attempt
         self._jobs[job.id] = accepted
@@ -122,14 +75,14 @@ class MemoryQueue(JobQueue):
         """The run's policy, which is the given one from now on unless an operator set it."""
         run = self._runs.get(run_id)
         if given is not None and (run is None or not run.set_by_operator):
-            run = self._runs.setdefault(run_id, _Run())
+            run = self._runs.setdefault(run_id, Run())
             run.policy = given
         return RunPolicy() if run is None else run.policy
 
     def _check_bounds(self, job: QueuedJob, policy: RunPolicy, now: float) -> None:
         if job.priority > policy.max_priority:
             raise priority_too_high(job.id, job.priority, policy.max_priority)
-        run = self._runs.get(job.run_id, _Run())
+        run = self._runs.get(job.run_id, Run())
         size = len(job.payload)
         bounds = self.settings
         run_jobs, run_bytes = bounds.max_run_jobs, bounds.max_run_bytes
@@ -146,16 +99,16 @@ class MemoryQueue(JobQueue):
             if value > limit:
                 raise queue_full(bound, limit, self._drain.retry_after(waiting, now, bounds))
 
-    def _run(self, job: _Job) -> _Run:
-        return self._runs.setdefault(job.submitted.run_id, _Run())
+    def _run(self, job: Job) -> Run:
+        return self._runs.setdefault(job.submitted.run_id, Run())
 
-    def _add(self, job: _Job) -> None:
+    def _add(self, job: Job) -> None:
         """The job is unfinished, as a new one or once more."""
         self._count_unfinished(job, 1)
         job.number = next(self._arrivals)
         self._make_ready(job)
 
-    def _count_unfinished(self, job: _Job, change: int) -> None:
+    def _count_unfinished(self, job: Job, change: int) -> None:
         run, size = self._run(job), len(job.submitted.payload)
         run.bytes += change * size
         run.waiting += change * job.submitted.cost
@@ -163,7 +116,7 @@ class MemoryQueue(JobQueue):
         self._bytes += change * size
         self._waiting += change * job.submitted.cost
 
-    def _make_ready(self, job: _Job, *, returned: bool = False) -> None:
+    def _make_ready(self, job: Job, *, returned: bool = False) -> None:
         job.state = JobState.QUEUED
         run = self._run(job)
         run.lanes[job.level].add(job.number, job, returned=returned)
@@ -172,13 +125,13 @@ class MemoryQueue(JobQueue):
             self._ready[job.level].enter(job.submitted.run_id)
             self._announcements.announce(WORK)
 
-    def _age(self, job: _Job) -> None:
+    def _age(self, job: Job) -> None:
         """The job rises when it has been in its level for long enough."""
         if job.level < TOP_PRIORITY:
             job.rises_at = time.monotonic() + self.settings.aging_seconds
             heappush(self._aging, (job.rises_at, next(self._arrivals), job))
 
-    def _leave_lane(self, job: _Job) -> None:
+    def _leave_lane(self, job: Job) -> None:
         lane = self._run(job).lanes[job.level]
         lane.remove(job.number)
         job.rises_at = 0.0
@@ -199,7 +152,7 @@ class MemoryQueue(JobQueue):
             job.number = next(self._arrivals)
             self._make_ready(job)
 
-    def _finish(self, job: _Job, state: JobState, reason: str = "", body: bytes = b"") -> None:
+    def _finish(self, job: Job, state: JobState, reason: str = "", body: bytes = b"") -> None:
         run = self._run(job)
         if job.state is JobState.QUEUED:
             self._leave_lane(job)
@@ -223,7 +176,7 @@ class MemoryQueue(JobQueue):
             return None
         return outcome_of(job_id, job.state, job.body, job.reason, job.wait_seconds)
 
-    def _find(self, job_id: str) -> _Job:
+    def _find(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
         if job is None or time.monotonic() >= job.kept_until:
             raise job_not_found(job_id)
@@ -248,7 +201,7 @@ class MemoryQueue(JobQueue):
                 self._finish(job, JobState.EXPIRED)
         return None
 
-    def _take(self, job: _Job, worker: str, now: float) -> Claim:
+    def _take(self, job: Job, worker: str, now: float) -> Claim:
         run, submitted = self._run(job), job.submitted
         job.charge = submitted.cost / run.policy.weight
         self._ready[job.level].charge(submitted.run_id, job.charge)
@@ -272,7 +225,7 @@ class MemoryQueue(JobQueue):
             timeout=job.deadline - now,
         )
 
-    def _held(self, claim: Claim) -> _Job | None:
+    def _held(self, claim: Claim) -> Job | None:
         job = self._jobs.get(claim.id)
         if job is None or job.state is not JobState.CLAIMED:
             return None
@@ -305,7 +258,7 @@ class MemoryQueue(JobQueue):
             self._finish(job, JobState.FAILED, reason, failure)
         return job is not None
 
-    def _account(self, job: _Job, cost: Cost) -> None:
+    def _account(self, job: Job, cost: Cost) -> None:
         run = self._run(job)
         run.cost = Cost(
             tokens_naive=run.cost.tokens_naive + cost.tokens_naive,
@@ -325,7 +278,7 @@ class MemoryQueue(JobQueue):
             self._put_back(job)
         return True
 
-    def _put_back(self, job: _Job) -> None:
+    def _put_back(self, job: Job) -> None:
         """The run gets its charge back: it pays when the job is claimed again."""
         run = self._run(job)
         run.claimed -= 1
@@ -333,7 +286,7 @@ class MemoryQueue(JobQueue):
         self._ready[job.level].charge(job.submitted.run_id, -job.charge)
         self._make_ready(job, returned=True)
 
-    def _count_failure(self, job: _Job, reason: str) -> bool:
+    def _count_failure(self, job: Job, reason: str) -> bool:
         """Puts the job back, or aside when it has failed too often; whether it was put aside."""
         job.failures += 1
         job.reason = reason
@@ -379,14 +332,14 @@ class MemoryQueue(JobQueue):
 
     @override
     async def stats(self) -> list[RunStats]:
-        return [_run_stats(run_id, run) for run_id, run in sorted(self._runs.items())]
+        return [run_stats(run_id, run) for run_id, run in sorted(self._runs.items())]
 
     @override
     async def run(self, run_id: str) -> RunRecord:
         run = self._find_run(run_id)
-        return RunRecord(run.policy, run.set_by_operator, _run_stats(run_id, run))
+        return RunRecord(run.policy, run.set_by_operator, run_stats(run_id, run))
 
-    def _find_run(self, run_id: str) -> _Run:
+    def _find_run(self, run_id: str) -> Run:
         if run_id not in self._runs:
             raise run_not_found(run_id)
         return self._runs[run_id]
@@ -395,13 +348,13 @@ class MemoryQueue(JobQueue):
     async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
         if policy is None and run_id not in self._runs:
             return
-        run = self._runs.setdefault(run_id, _Run())
+        run = self._runs.setdefault(run_id, Run())
         run.policy = policy or RunPolicy()
         run.set_by_operator = policy is not None
 
     @override
     async def pause(self, run_id: str) -> None:
-        self._runs.setdefault(run_id, _Run()).paused = True
+        self._runs.setdefault(run_id, Run()).paused = True
         for share in self._ready:
             share.leave(run_id)
 
@@ -418,7 +371,7 @@ class MemoryQueue(JobQueue):
 
     @override
     async def job(self, job_id: str) -> JobRecord:
-        return _record(self._find(job_id))
+        return job_record(self._find(job_id))
 
     @override
     async def dead(self) -> list[JobRecord]:
@@ -428,7 +381,7 @@ class MemoryQueue(JobQueue):
             for job in self._jobs.values()
             if job.state is JobState.DEAD and now < job.kept_until
         ]
-        return [_record(job) for job in sorted(dead, key=lambda job: job.kept_until)]
+        return [job_record(job) for job in sorted(dead, key=lambda job: job.kept_until)]
 
     @override
     async def retry(self, job_id: str) -> bool:
@@ -455,32 +408,3 @@ class MemoryQueue(JobQueue):
                 self._finish(job, JobState.CANCELLED, "PURGED")
                 purged += 1
         return purged
-
-
-def _record(job: _Job) -> JobRecord:
-    return JobRecord(
-        id=job.submitted.id,
-        run_id=job.submitted.run_id,
-        state=job.state,
-        cost=job.submitted.cost,
-        priority=job.submitted.priority,
-        attempt=job.attempt,
-        failures=job.failures,
-        reason=job.reason,
-    )
-
-
-def _run_stats(run_id: str, run: _Run) -> RunStats:
-    return RunStats(
-        run_id=run_id,
-        paused=run.paused,
-        queued=run.queued,
-        claimed=run.claimed,
-        bytes=run.bytes,
-        tokens=run.tokens,
-        tokens_naive=run.cost.tokens_naive,
-        tokens_computed=run.cost.tokens_computed,
-        engine_seconds=run.cost.engine_seconds,
-        wait_seconds=run.cost.wait_seconds,
-        **{state.value: count for state, count in run.finished.items()},
-    )

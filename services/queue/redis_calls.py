@@ -21,6 +21,8 @@ REFUSING_WRITES = ("OOM", "MISCONF")
 """What a script's error names while Redis's memory or disk is full."""
 AT_ONCE = 64
 """Calls that travel together, at most."""
+BYTES_AT_ONCE = 16 << 20
+"""Payload with which a batch is full, so that none takes long; a larger call travels alone."""
 
 Word = str | int | float | bytes
 
@@ -92,7 +94,8 @@ class RedisCalls:
 
     async def _send(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+            size = self._batch_size()
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
             answers: Sequence[Any]
             try:
                 answers = await self._exchange([command for command, _ in batch])
@@ -105,6 +108,15 @@ class RedisCalls:
                     waiting.set_exception(answer)
                 else:
                     waiting.set_result(answer)
+
+    def _batch_size(self) -> int:
+        """How many of the waiting calls travel now."""
+        payload = 0
+        for number, (command, _) in enumerate(self._waiting[:AT_ONCE]):
+            payload += sum(len(word) for word in command if isinstance(word, bytes))
+            if number > 0 and payload > BYTES_AT_ONCE:
+                return number
+        return AT_ONCE
 
     async def _exchange(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         """The answers to commands; those that Redis refused are errors."""

@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import resources
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +38,6 @@ from services.queue.errors import (
     run_not_found,
 )
 from services.queue.records import (
-    TOP_PRIORITY,
     Claim,
     JobRecord,
     JobState,
@@ -52,34 +50,11 @@ from services.queue.records import (
     RunStats,
 )
 from services.queue.redis_calls import RedisCalls, Word
+from services.queue.redis_runs import POLICY, STATS, policy_words, run_record, run_stats
+from services.queue.redis_scripts import load_scripts, milliseconds
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = (
-    "join",
-    "enqueue",
-    "claim",
-    "heartbeat",
-    "finish",
-    "give_back",
-    "reap",
-    "cancel",
-    "dead",
-    "retry",
-    "purge",
-    "stats",
-    "set_policy",
-    "pause",
-    "resume",
-)
-QUEUED = tuple(f"queued:{level}" for level in range(TOP_PRIORITY + 1))
-COUNTS = (
-    *("claimed", "bytes", "done", "failed", "cancelled", "expired", "dead"),
-    *("tokens", "tokens_naive", "tokens_computed"),
-)
-"""Counts of a run's hash that `RunStats` has by the same name."""
-STATS = ("paused", "engine_us", "wait_ms", *QUEUED, *COUNTS)
-POLICY = ("operator", "weight", "max_priority", "max_jobs", "max_bytes")
 MAX_CONNECTIONS = 4
 """Connections of one process: calls share one, announcements take another."""
 LISTEN_SECONDS = 1.0
@@ -131,7 +106,7 @@ class RedisQueue(JobQueue):
             stored = await self._calls.call("GET", self._key("settings"))
             if stored is not None:
                 self.settings = QueueSettings(**json.loads(stored))
-        self._calls.use_scripts(_scripts(self.settings))
+        self._calls.use_scripts(load_scripts(self.settings))
         if not self._looks_on:
             await self._join()
             self._tasks.append(asyncio.create_task(self._stay(), name="queue-presence"))
@@ -174,7 +149,7 @@ class RedisQueue(JobQueue):
         """
         ours = asdict(self.settings)
         answer = await self._run(
-            "join", self._process, json.dumps(ours), _milliseconds(PRESENT_SECONDS)
+            "join", self._process, json.dumps(ours), milliseconds(PRESENT_SECONDS)
         )
         theirs = json.loads(answer)
         if theirs != ours:
@@ -233,9 +208,9 @@ class RedisQueue(JobQueue):
             job.digest,
             job.cost,
             job.priority,
-            _milliseconds(timeout),
+            milliseconds(timeout),
             job.payload,
-            *_policy_words(policy),
+            *policy_words(policy),
         )
         match answer:
             case b"conflict":
@@ -333,7 +308,7 @@ class RedisQueue(JobQueue):
     @override
     async def publish_teacher(self, teacher: TeacherInfo, seconds: float) -> None:
         message = teacher_to_message(teacher).SerializeToString()
-        await self._calls.call("SET", self._key("teacher"), message, "PX", _milliseconds(seconds))
+        await self._calls.call("SET", self._key("teacher"), message, "PX", milliseconds(seconds))
 
     @override
     async def teacher(self) -> TeacherInfo | None:
@@ -346,7 +321,7 @@ class RedisQueue(JobQueue):
     async def stats(self) -> list[RunStats]:
         rows = await self._run("stats", *STATS)
         return sorted(
-            (_run_stats(run_id.decode(), values) for run_id, values in rows),
+            (run_stats(run_id.decode(), values) for run_id, values in rows),
             key=lambda run: run.run_id,
         )
 
@@ -356,21 +331,11 @@ class RedisQueue(JobQueue):
         values = await self._calls.call("HMGET", key, *POLICY, *STATS)
         if all(value is None for value in values):
             raise run_not_found(run_id)
-        operator, weight, max_priority, max_jobs, max_bytes = values[: len(POLICY)]
-        return RunRecord(
-            policy=RunPolicy(
-                weight=float(weight or RunPolicy.weight),
-                max_priority=int(max_priority or RunPolicy.max_priority),
-                max_jobs=int(max_jobs) if max_jobs else None,
-                max_bytes=int(max_bytes) if max_bytes else None,
-            ),
-            set_by_operator=operator is not None,
-            stats=_run_stats(run_id, values[len(POLICY) :]),
-        )
+        return run_record(run_id, values)
 
     @override
     async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
-        await self._run("set_policy", run_id, *_policy_words(policy))
+        await self._run("set_policy", run_id, *policy_words(policy))
 
     @override
     async def pause(self, run_id: str) -> None:
@@ -414,52 +379,3 @@ class RedisQueue(JobQueue):
     @override
     async def purge(self, run_id: str) -> int:
         return int(await self._run("purge", run_id))
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
-
-
-def _policy_words(policy: RunPolicy | None) -> tuple[Word, ...]:
-    if policy is None:
-        return ()
-    bounds = ("" if bound is None else bound for bound in (policy.max_jobs, policy.max_bytes))
-    return (policy.weight, policy.max_priority, *bounds)
-
-
-def _run_stats(run_id: str, values: Sequence[bytes | None]) -> RunStats:
-    """A run's counts from the fields `STATS` of its hash."""
-    numbers = {name: int(value or 0) for name, value in zip(STATS, values, strict=True)}
-    return RunStats(
-        run_id,
-        paused=bool(numbers["paused"]),
-        queued=sum(numbers[name] for name in QUEUED),
-        engine_seconds=numbers["engine_us"] / 1e6,
-        wait_seconds=numbers["wait_ms"] / 1e3,
-        **{name: numbers[name] for name in COUNTS},
-    )
-
-
-def _scripts(settings: QueueSettings) -> dict[str, str]:
-    """The Lua scripts, each with the settings and the prelude before it."""
-    facts = {
-        "max_jobs": settings.max_jobs,
-        "max_bytes": settings.max_bytes,
-        "max_run_jobs": settings.max_run_jobs,
-        "max_run_bytes": settings.max_run_bytes,
-        "max_attempts": settings.max_attempts,
-        "lease_ms": _milliseconds(settings.lease_seconds),
-        "job_ms": _milliseconds(settings.job_seconds),
-        "result_ms": _milliseconds(settings.result_seconds),
-        "dead_ms": _milliseconds(settings.dead_seconds),
-        "aging_ms": _milliseconds(settings.aging_seconds),
-        "retry_ms": _milliseconds(settings.retry_after),
-        "max_retry_ms": _milliseconds(settings.max_retry_after),
-    }
-    table = ", ".join(f"{name} = {value}" for name, value in facts.items())
-    folder = resources.files("services.queue") / "scripts"
-    prelude = (folder / "prelude.lua").read_text(encoding="utf-8")
-    beginning = f"local settings = {{{table}}}\nlocal TOP = {TOP_PRIORITY}\n{prelude}"
-    return {
-        name: beginning + (folder / f"{name}.lua").read_text(encoding="utf-8") for name in SCRIPTS
-    }

@@ -1,10 +1,9 @@
-"""Virtual token counters, compared with their plain definition; the lanes of a run."""
+"""Virtual token counters, compared with their plain definition."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.queue.fair_share import FairShare
-from services.queue.lane import Lane
 
 RUNS = st.sampled_from("abcd")
 STEPS = st.lists(
@@ -52,18 +51,3 @@ def test_many_charges_and_credits_leave_no_growing_heap() -> None:
         share.charge("a", -10.0)
     assert len(share._order) < 100
     assert share.first() == "a"
-
-
-def test_what_came_back_goes_first_in_its_old_order() -> None:
-    lane = Lane[str]()
-    for number, name in enumerate("abcd"):
-        lane.add(number, name, returned=False)
-    for number in (0, 1, 2):
-        lane.remove(number)
-    lane.add(1, "b", returned=True)
-    lane.add(0, "a", returned=True)
-    order = []
-    while lane:
-        order.append(lane.first())
-        lane.remove("abcd".index(order[-1]))
-    assert order == ["a", "b", "d"]

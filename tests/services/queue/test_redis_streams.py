@@ -268,6 +268,27 @@ def test_a_caller_that_goes_away_and_a_forgotten_script_disturb_no_other_call(
     asyncio.run(run())
 
 
+def test_calls_that_do_not_fit_one_batch_keep_their_order(
+    server: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.queue.redis_calls.AT_ONCE", 5)
+    monkeypatch.setattr("services.queue.redis_calls.BYTES_AT_ONCE", 1000)
+    jobs = [
+        QueuedJob(f"{number}", "run", 10, bytes(2000 if number % 4 == 3 else 300))
+        for number in range(60)
+    ]
+
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            await asyncio.gather(*(queue.enqueue(submitted) for submitted in jobs))
+            claims = await asyncio.gather(*(claim(queue) for _ in jobs))
+            assert [(claimed.id, claimed.payload) for claimed in claims] == [
+                (submitted.id, submitted.payload) for submitted in jobs
+            ]
+
+    asyncio.run(run())
+
+
 def test_a_run_that_is_through_leaves_no_stream_and_nothing_without_an_end(
     server: LocalRedis,
 ) -> None:
