@@ -61,11 +61,11 @@ class Credentials:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Those of `COUNTERHINT_TOKEN` or `COUNTERHINT_TOKEN_FILE`, and `COUNTERHINT_TLS_CA`,
-        `…_CERT`, `…_KEY`."""
+        """Those of `COUNTERHINT_TOKEN` or `COUNTERHINT_TOKEN_FILE`, `COUNTERHINT_TLS_CA`, `…_CERT`,
+        `…_KEY`, and `COUNTERHINT_INSECURE=1`."""
 
         def named(name: str) -> str:
-            return f"COUNTERHINT_{name.upper()}"
+            return f"COUNTERHINT_{name.upper()}" + ("=1" if name == "insecure" else "")
 
         def path(name: str) -> Path | None:
             value = os.environ.get(named(name))
@@ -77,6 +77,7 @@ class Credentials:
             tls_ca=path("tls_ca"),
             tls_cert=path("tls_cert"),
             tls_key=path("tls_key"),
+            insecure=os.environ.get("COUNTERHINT_INSECURE") == "1",
             named=named,
         )
 

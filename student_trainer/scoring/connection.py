@@ -23,13 +23,14 @@ def credentials_of(config: ScoringConfig) -> Credentials:
     of_environment = Credentials.from_environment()
 
     def named(field: str) -> str:
-        if field in given or getattr(of_environment, field) in (None, False):
+        if field in given or getattr(of_environment, field) is None:
             return f"scoring.{field}"
         return of_environment.named(field)
 
     if config.token_file is not None:
         given["token"] = None
-    credentials = replace(of_environment, **given, insecure=config.insecure, named=named)
+    given["insecure"] = config.insecure or of_environment.insecure
+    credentials = replace(of_environment, **given, named=named)
     check_client_certificates(credentials)
     credentials.check(config.address)
     return credentials

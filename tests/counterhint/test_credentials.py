@@ -49,6 +49,8 @@ def test_the_environment_gives_what_is_not_given(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COUNTERHINT_TOKEN", "chint_x")
     monkeypatch.setenv("COUNTERHINT_TLS_CA", "a.pem")
     assert Credentials.from_environment() == Credentials(token="chint_x", tls_ca=A)
+    monkeypatch.setenv("COUNTERHINT_INSECURE", "1")
+    assert Credentials.from_environment().insecure
     monkeypatch.setenv("COUNTERHINT_TOKEN_FILE", "b.pem")
     with pytest.raises(InputError, match="COUNTERHINT_TOKEN and COUNTERHINT_TOKEN_FILE"):
         Credentials.from_environment()

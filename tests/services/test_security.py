@@ -14,10 +14,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from counterhint import AsyncScoringClient, Credentials
+from counterhint import AsyncScoringClient, Credentials, server_security
 from counterhint.authentication import Authentication
 from counterhint.certificates import ServerTls
-from counterhint.channel import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, open_channel
+from counterhint.channel import (
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+    SERVER_OPTIONS,
+    open_channel,
+)
 from counterhint.errors import (
     CounterhintError,
     InputError,
@@ -352,6 +357,38 @@ def test_new_certificates_are_used_for_the_next_connection(
         assert await refusal(address, new, MATHS) is None
 
     with_intake(site, tls, test)
+
+
+def test_a_connection_s_end_of_age_costs_no_call(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients connect again by themselves; what is under way goes on."""
+    age = ("grpc.max_connection_age_ms", 50)
+    options = [age if name == age[0] else (name, value) for name, value in SERVER_OPTIONS]
+    assert age in options
+    monkeypatch.setattr(server_security, "SERVER_OPTIONS", options)
+
+    async def test(queue: JobQueue, address: str) -> None:
+        credentials = site.client(site.tokens["maths"])
+        async with AsyncScoringClient(address, credentials=credentials, timeout=30.0) as client:
+
+            async def jobs() -> AsyncIterator[ScoringJob]:
+                for number in range(10):
+                    yield replace(MATHS, id=f"streamed {number}")
+                    await asyncio.sleep(0.02)
+
+            async def calls() -> None:
+                for number in range(20):
+                    assert (await client.score(replace(MATHS, id=f"{number}"))).scores is not None
+                    await asyncio.sleep(0.02)
+
+            calling = asyncio.create_task(calls())
+            outcomes = [outcome async for _, outcome in client.score_stream(jobs())]
+            assert not any(isinstance(outcome, CounterhintError) for outcome in outcomes)
+            assert len(outcomes) == 10
+            await calling
+
+    with_intake(site, site.tls(), test)
 
 
 def test_a_token_does_not_leave_the_machine_in_plaintext(site: Site) -> None:
