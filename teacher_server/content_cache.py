@@ -61,11 +61,13 @@ class ContentCache:
         found = FoundPairs(job, keys, known, time.monotonic() - arrived)
         ours = {key: asyncio.get_running_loop().create_future() for key in keys if key not in known}
         self._under_way |= {(key, job.outputs): computing for key, computing in ours.items()}
+        computed: Mapping[Any, Scores] = {}
         try:
             yield found
+            computed = found.computed
         finally:
             for key, computing in ours.items():
-                scores = found.computed.get(key)
+                scores = computed.get(key)
                 if scores is not None and scores.valid is None:
                     self._recent.put(key, scores)
                     computing.set_result(scores)
