@@ -64,6 +64,18 @@ WITH_WEIGHTS = {
 }
 """For jobs that name weights; both models tie their head to the embeddings."""
 
+
+def _parallel(**engine_args: int) -> Setup:
+    return Setup("llama", {"engine_args": {**CHUNKED, **engine_args}}, takes_weights=True)
+
+
+PARALLEL = {
+    "two ranks": _parallel(tensor_parallel_size=2),
+    "two stages": _parallel(pipeline_parallel_size=2),
+    "two replicas": _parallel(data_parallel_size=2),
+}
+"""Workers in several processes, which are to agree on the scores and on the weights."""
+
 _FIRST_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 _ON_GPU: dict[str, Any] = {"kv_cache_memory_bytes": 2**28, "block_size": BLOCK}
 _CROWDED_ON_GPU = {**CROWDED, "block_size": BLOCK, "kv_cache_memory_bytes": 12 * BLOCK * 2048}
@@ -106,4 +118,4 @@ GPU_SETUPS = {
     "gpu, data parallel": _on_gpu({"data_parallel_size": 2}, gpus=2),
 }
 """What only GPUs can show; see docs/gpu-checklist.md."""
-ALL_SETUPS = SETUPS | SMOLLM2 | MORTAL | WITH_WEIGHTS | GPU_SETUPS
+ALL_SETUPS = SETUPS | SMOLLM2 | MORTAL | WITH_WEIGHTS | PARALLEL | GPU_SETUPS

@@ -15,6 +15,7 @@ from tests.teacher_server.engines.vllm.setups import (
     BLOCK,
     CAPPED,
     GPU_SETUPS,
+    PARALLEL,
     SETUPS,
     UNCAPPED,
 )
@@ -100,7 +101,7 @@ def extreme_ids(teacher: VllmTeacher) -> ScoringJob:
 CASES: list[Callable[[VllmTeacher], ScoringJob]] = [mixed, siblings, longest, extreme_ids]
 
 
-@pytest.mark.parametrize("teacher", [*SETUPS, *ON_GPUS], indirect=True)
+@pytest.mark.parametrize("teacher", [*SETUPS, *PARALLEL, *ON_GPUS], indirect=True)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case):
     job = case(teacher)
@@ -134,7 +135,7 @@ def test_scores_of_a_real_model(teacher: VllmTeacher, models: Path):
         teacher.check(job, scored)
 
 
-@pytest.mark.parametrize("teacher", [*SETUPS, *ON_GPUS], indirect=True)
+@pytest.mark.parametrize("teacher", [*SETUPS, *PARALLEL, *ON_GPUS], indirect=True)
 def test_jobs_of_several_runs_do_not_mix(teacher: VllmTeacher):
     """Many jobs at once, which ask for different things; some share their contexts."""
     most = teacher.info.max_top_k

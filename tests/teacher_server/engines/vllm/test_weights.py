@@ -18,7 +18,7 @@ from teacher_server.engines.base import Scored
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 from teacher_server.engines.vllm import weights as vllm_weights
 from tests.teacher_server.adapter_files import Adapter
-from tests.teacher_server.engines.vllm.setups import BLOCK, WITH_WEIGHTS
+from tests.teacher_server.engines.vllm.setups import BLOCK, PARALLEL, WITH_WEIGHTS
 from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
 from tests.teacher_server.jobs import random_job
 
@@ -116,7 +116,7 @@ def as_before(teacher: VllmTeacher, students: Students) -> Iterator[None]:
     students.check(job, *teacher.score(job))
 
 
-@pytest.mark.parametrize("teacher", WITH_WEIGHTS, indirect=True)
+@pytest.mark.parametrize("teacher", [*WITH_WEIGHTS, *PARALLEL], indirect=True)
 def test_named_weights_score_as_in_transformers(teacher, students):
     scores = {}
     for name in ("own", *ADAPTERS, *WHOLE, "own", "plain", WHOLE[0], "patterned"):
