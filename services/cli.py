@@ -55,6 +55,8 @@ class Run(SecuredServer):
     example:
       counterhint services run --listen 127.0.0.1:50050 --teachers 127.0.0.1:50051
       counterhint services run intake --listen 127.0.0.1:50050 --redis redis://127.0.0.1:6379/0
+      counterhint services run --listen 0.0.0.0:50050 --teachers 127.0.0.1:50051 \\
+        --tokens tokens.json --tls-cert intake.pem --tls-key intake.key
     """
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SERVICES_")

@@ -47,7 +47,7 @@ Run = Callable[[JobQueue, str], Awaitable[None]]
 
 @dataclass
 class Site:
-    """An authority with certificates, and a token file with two runs and an operator."""
+    """Authorities, and a token file with three runs and an operator."""
 
     folder: Path
     authority: Authority
@@ -80,16 +80,19 @@ def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
             file, capsys, "maths", "--weight", "2", "--priority", "1", "--max-jobs", "5"
         ),
         "logic": new_token(file, capsys, "logic"),
+        "full": new_token(file, capsys, "full", "--max-jobs", "0"),
         "operator": new_token(file, capsys, "dispatcher", "--operator"),
     }
     return Site(tmp_path, Authority(tmp_path, "site"), Authority(tmp_path, "stranger"), tokens)
 
 
 @asynccontextmanager
-async def an_intake(site: Site, tls: ServerTls | None) -> AsyncIterator[tuple[JobQueue, str]]:
+async def an_intake(
+    site: Site, tls: ServerTls | None, teacher: ScriptedTeacher | None = None
+) -> AsyncIterator[tuple[JobQueue, str]]:
     """An intake with the site's tokens, and a worker that scores what is queued."""
     security = ServerSecurity(tls, Authentication(TokenFile(site.token_file)))
-    teacher = ScriptedTeacher()
+    teacher = teacher or ScriptedTeacher()
 
     async def work(queue: JobQueue) -> None:
         while True:
@@ -162,6 +165,11 @@ REFUSALS: dict[str, tuple[Callable[[Site], Credentials], ScoringJob, str]] = {
         lambda site: site.client(site.tokens["maths"]),
         replace(MATHS, priority=2),
         "INVALID_ARGUMENT PRIORITY_TOO_HIGH",
+    ),
+    "more than the run's quota": (
+        lambda site: site.client(site.tokens["full"]),
+        make_job("a", run_id="full"),
+        "RESOURCE_EXHAUSTED QUEUE_FULL",
     ),
     "plaintext where TLS is spoken": (
         lambda site: Credentials(token=site.tokens["maths"]),
@@ -359,14 +367,49 @@ def test_new_certificates_are_used_for_the_next_connection(
     with_intake(site, tls, test)
 
 
+def set_server_option(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    options = dict(SERVER_OPTIONS)
+    assert name in options
+    options[name] = value
+    monkeypatch.setattr(server_security, "SERVER_OPTIONS", list(options.items()))
+
+
+def test_calls_beyond_the_bound_of_a_connection_wait_at_the_client(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_server_option(monkeypatch, "grpc.max_concurrent_streams", 2)
+
+    async def run() -> None:
+        teacher, credentials = ScriptedTeacher(), Credentials(token=site.tokens["logic"])
+        teacher.open.clear()
+        async with (
+            an_intake(site, None, teacher) as (queue, address),
+            AsyncScoringClient(address, credentials=credentials, timeout=30.0) as client,
+        ):
+
+            async def accepted() -> int:
+                return sum(run.queued + run.claimed for run in await queue.stats())
+
+            await client.get_teacher()  # by now the client knows the bound
+            calls = [
+                asyncio.create_task(client.score(replace(LOGIC, id=str(number))))
+                for number in range(5)
+            ]
+            while await accepted() < 2:  # noqa: ASYNC110 - the queue's state
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert await accepted() == 2
+            teacher.open.set()
+            assert [(await call).job_id for call in calls] == list("01234")
+
+    asyncio.run(run())
+
+
 def test_a_connection_s_end_of_age_costs_no_call(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients connect again by themselves; what is under way goes on."""
-    age = ("grpc.max_connection_age_ms", 50)
-    options = [age if name == age[0] else (name, value) for name, value in SERVER_OPTIONS]
-    assert age in options
-    monkeypatch.setattr(server_security, "SERVER_OPTIONS", options)
+    set_server_option(monkeypatch, "grpc.max_connection_age_ms", 50)
 
     async def test(queue: JobQueue, address: str) -> None:
         credentials = site.client(site.tokens["maths"])
