@@ -1,7 +1,9 @@
+import threading
 from pathlib import Path
 
 import pytest
 
+from counterhint import ScoringClient
 from counterhint.credentials import NO_CREDENTIALS, Credentials
 from counterhint.errors import InputError
 
@@ -78,6 +80,9 @@ def test_a_token_in_plaintext_stays_on_this_machine(address: str, leaves: bool) 
         with pytest.raises(InputError, match="in plaintext: give tls_ca") as refused:
             credentials.check(address)
         assert "chint_secret" not in str(refused.value)
+        with pytest.raises(InputError, match="in plaintext"):
+            ScoringClient(address, credentials=Credentials(token="chint_secret"))
+        assert not any(thread.name == "scoring-client" for thread in threading.enumerate())
     else:
         credentials.check(address)
     Credentials(token="chint_secret", insecure=True).check(address)

@@ -1,6 +1,6 @@
 import hashlib
-import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -99,18 +99,23 @@ def test_a_file_that_is_no_token_file_is_refused_at_the_start(
 
 def test_changes_wait_for_one_another(tmp_path: Path) -> None:
     """Two changes at a time would lose one of them."""
-    file = tmp_path / "tokens.json"
-    children = []
-    for number in range(4):
-        if not (child := os.fork()):
-            with changing(file) as table:
-                content = table.model_dump()
-                content["runs"][f"run{number}"] = {}
-                write_table(file, TokenTable.model_validate(content))
-            os._exit(0)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-    assert set(json.loads(file.read_text())["runs"]) == {"run0", "run1", "run2", "run3"}
+    file, entered = tmp_path / "tokens.json", threading.Event()
+
+    def add(table: TokenTable, name: str) -> None:
+        write_table(file, table.model_copy(update={"runs": {**table.runs, name: Grant()}}))
+
+    def change() -> None:
+        with changing(file) as table:
+            entered.set()
+            add(table, "second")
+
+    other = threading.Thread(target=change)
+    with changing(file) as table:
+        other.start()
+        assert not entered.wait(0.2)
+        add(table, "first")
+    other.join()
+    assert set(read_table(file).runs) == {"first", "second"}
 
 
 names = st.from_regex(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,9}", fullmatch=True)
