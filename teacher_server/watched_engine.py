@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from counterhint.errors import (
     ENGINE_DEAD,
@@ -14,7 +14,7 @@ from counterhint.errors import (
     EngineFailure,
     Unavailable,
 )
-from counterhint.jobs import ScoringJob, TeacherInfo, pairs_array
+from counterhint.jobs import ScoringJob, TeacherInfo
 from counterhint.messages import check_finite
 from teacher_server.engines.base import Engine, Scored
 
@@ -29,8 +29,8 @@ class WatchedEngine:
 
     The engine is lost when
 
-    - it raises `Unavailable`,
-    - it cannot score one token of its own weights: it is asked before the first job, after every
+    - it raises `Unavailable`, or says that it is dead,
+    - it cannot score one token: it is asked before the first job, after every
       failure, and when nothing was heard of it for `check_seconds`,
     - a job or that token is with it, and for `hang_seconds` it neither answers any job nor makes
       progress. A busy engine is never lost, however long its jobs take.
@@ -84,9 +84,12 @@ class WatchedEngine:
             EngineFailure: a score is not finite.
             Exception: what the engine raises for this job.
         """
+        return await self._answer(partial(self._engine.score, job))
+
+    async def _answer(self, ask: Callable[[], Coroutine[Any, Any, Scored]]) -> Scored:
         if self.lost.done():
             raise self.lost.result()
-        work = asyncio.ensure_future(self._engine.score(job))
+        work = asyncio.ensure_future(ask())
         self._inside += 1
         self._owes = True
         try:
@@ -127,6 +130,8 @@ class WatchedEngine:
             # in which the engine could have worked.
             await asyncio.sleep(look)
             self._looked_at = time.monotonic()
+            if self._engine.dead():
+                self._lose(ENGINE_DEAD, "it has ended")
             if signs == self._signs_of_life():
                 silent += look
                 owed = owed + look if self._owes else 0.0
@@ -146,12 +151,8 @@ class WatchedEngine:
     async def _check(self) -> None:
         """Asks for one token; an engine that cannot score it is lost."""
         self._suspect = False
-        ids = np.zeros(1, dtype=np.int32)
-        fingerprint = self.info.tokenizer_fingerprint
         try:
-            await self.score(
-                ScoringJob("ready", "", (ids,), (ids,), pairs_array([(0, 0)]), fingerprint)
-            )
+            await self._answer(self._engine.check)
         except Exception as error:  # whatever it is, no job can do better than this one
             if not self.lost.done():
                 log.exception("the engine cannot score one token")

@@ -41,11 +41,7 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo, *, may_be_split: bool = 
             reason="TOP_K_TOO_LARGE",
             details={"top_k": job.outputs.top_k, "max_top_k": teacher.max_top_k},
         )
-    for kind, sequences in (("context", job.contexts), ("response", job.responses)):
-        for index, sequence in enumerate(sequences):
-            _check_ids(sequence, f"{kind} {index}", teacher.vocab_size)
-    if job.token_ids is not None:
-        _check_ids(job.token_ids.reshape(-1), "token_ids", teacher.vocab_size)
+    check_token_ids(job, teacher.vocab_size)
     lengths = job.context_lengths[job.pairs[:, 0]] + job.pair_lengths
     if (longest := int(lengths.max())) > teacher.max_model_len:
         pair = int(lengths.argmax())
@@ -67,6 +63,19 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo, *, may_be_split: bool = 
             reason="JOB_TOO_LARGE",
             details={"tokens": job.tokens_computed, "max_job_tokens": teacher.max_job_tokens},
         )
+
+
+def check_token_ids(job: ScoringJob, vocab_size: int) -> None:
+    """Refuses a job with ids outside the vocabulary.
+
+    Raises:
+        InvalidJob: there is one in a context, in a response, or among the given ids.
+    """
+    for kind, sequences in (("context", job.contexts), ("response", job.responses)):
+        for index, sequence in enumerate(sequences):
+            _check_ids(sequence, f"{kind} {index}", vocab_size)
+    if job.token_ids is not None:
+        _check_ids(job.token_ids.reshape(-1), "token_ids", vocab_size)
 
 
 def _check_context_shares(job: ScoringJob, max_tokens: int) -> None:

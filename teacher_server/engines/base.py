@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from counterhint.jobs import Scores, ScoringJob, TeacherInfo
+import numpy as np
+
+from counterhint.jobs import Scores, ScoringJob, TeacherInfo, pairs_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Engine(ABC):
       finite.
     - `progress`: a number that grows while it works, so that a hanging engine can be told from a
       busy one.
+    - `check` and `dead`: when it knows a cheaper way to tell whether it still works.
     - `close`: when it holds threads, processes or device memory.
 
     and sets `info`, and `concurrent_jobs` or `concurrent_tokens` when it gains from several jobs at
@@ -69,6 +72,25 @@ class Engine(ABC):
     def progress(self) -> int:
         """Batches, steps or requests that were finished since the engine began."""
 
+    async def check(self) -> Scored:
+        """Scores one token, by whichever weights are at hand.
+
+        Raises:
+            Exception: as `score`.
+        """
+        return await self.score(one_token_job(self.info))
+
+    def dead(self) -> bool:
+        """Whether it is known to be dead although nothing was asked of it; must take no time."""
+        return False
+
     async def close(self) -> None:
         """Releases what the engine holds; no job is under way any more."""
         return
+
+
+def one_token_job(teacher: TeacherInfo) -> ScoringJob:
+    """The smallest job there is."""
+    ids = np.zeros(1, dtype=np.int32)
+    pair = pairs_array([(0, 0)])
+    return ScoringJob("ready", "", (ids,), (ids,), pair, teacher.tokenizer_fingerprint)

@@ -162,6 +162,16 @@ def test_an_idle_engine_is_tried_and_found_hanging(scripted: Scripted):
     watching(scripted, use, hang_seconds=0.2, check_seconds=0.02)
 
 
+def test_an_idle_engine_that_has_ended_is_noticed_without_being_asked(scripted: Scripted):
+    async def use(watched: WatchedEngine) -> None:
+        await watched.score(job("good"))
+        scripted.dead = lambda: True  # type: ignore[method-assign]
+        assert (await watched.lost).reason == "ENGINE_DEAD"
+        assert "ready" not in scripted.asked
+
+    watching(scripted, use, hang_seconds=1.0)
+
+
 @pytest.mark.parametrize(
     "error",
     [RuntimeError("CUDA error: device-side assert"), EngineFailure("no", reason="OUT_OF_MEMORY")],

@@ -7,15 +7,22 @@ import os
 import socket
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from counterhint.errors import ENGINE_DEAD, EngineFailure, InputError, Unavailable
+from counterhint.errors import (
+    ENGINE_DEAD,
+    EngineFailure,
+    InputError,
+    Unavailable,
+    WeightsUnavailable,
+)
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, join_pairs, pairs_array
+from counterhint.validation import check_token_ids
 from teacher_server import metrics
-from teacher_server.engines.base import Engine, Scored
+from teacher_server.engines.base import Engine, Scored, one_token_job
 from teacher_server.engines.model_folder import (
     check_model_folder,
     folder_fingerprint,
@@ -91,6 +98,7 @@ class VllmEngine(Engine):
 
     async def score(self, job: ScoringJob) -> Scored:
         """Scores one job; when it is cancelled, its requests are aborted in vLLM."""
+        check_token_ids(job, self.info.vocab_size)  # one outside would end vLLM
         async with self._weights.use(job.weights) as adapter:
             start = time.perf_counter()
             pairs = await self._score_pairs(job, adapter)
@@ -104,6 +112,18 @@ class VllmEngine(Engine):
                 sum(pair.tokens_computed for pair in pairs),
                 seconds,
             )
+
+    async def check(self) -> Scored:
+        """Scores one token by the weights that vLLM holds, so that none are exchanged for it."""
+        job = one_token_job(self.info)
+        try:
+            return await self.score(replace(job, weights=self._weights.whole))
+        except WeightsUnavailable:  # meanwhile others took their place, and their file is gone
+            return await self.score(job)
+
+    def dead(self) -> bool:
+        """Whether a process of vLLM has ended."""
+        return bool(self._llm.errored)
 
     def progress(self) -> int:
         """Steps of vLLM's scheduler so far, and of loading weights."""

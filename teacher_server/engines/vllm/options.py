@@ -181,6 +181,11 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
             )
     defaults: dict[str, Any] = {"max_num_batched_tokens": 8192}
     if current_platform.is_cpu():
+        if (stages := options.engine_args.get("pipeline_parallel_size", 1)) != 1:
+            raise InputError(
+                f"--engine-arg pipeline_parallel_size={stages}: on a CPU vLLM's second stage fails "
+                "at the first token; give tensor_parallel_size or data_parallel_size instead"
+            )
         # The smallest blocks that vLLM's kernels take there: a hit ends on a whole block.
         defaults |= {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 4096}
         if not {"gpu_memory_utilization", "kv_cache_memory_bytes"} & options.engine_args.keys():

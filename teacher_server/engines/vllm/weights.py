@@ -53,7 +53,7 @@ class VllmWeights:
         )
         self._folder = Path(self._temporary.name)
         self._numbers = itertools.count(1)
-        self._base: HeldWeights[Path | None, None] = HeldWeights(
+        self._base: HeldWeights[Path | None, Weights | None] = HeldWeights(
             1, self._prepare_base, self._load_base, self._forget_base
         )
         self._base.held[None] = None
@@ -69,6 +69,11 @@ class VllmWeights:
         # What vLLM compiles keeps its own way.
         if self._lora and current_platform.is_cpu() and config.model_config.enforce_eager:
             await self._llm.collective_rpc("group_adapter_rows")
+
+    @property
+    def whole(self) -> Weights | None:
+        """The whole weights that vLLM holds; None for the server's own, or when it holds none."""
+        return next(iter(self._base.held.values()), None)
 
     @property
     def steps(self) -> int:
@@ -134,7 +139,7 @@ class VllmWeights:
         save_file({name: tensors[name].contiguous() for name in first.values()}, path)
         return path
 
-    async def _load_base(self, weights: Weights | None, file: Path | None) -> None:
+    async def _load_base(self, weights: Weights | None, file: Path | None) -> Weights | None:
         try:
             # Ends what was cancelled but is still under way; nothing else is.
             await self._call(self._llm.pause_generation(mode="abort"), weights)
@@ -147,8 +152,9 @@ class VllmWeights:
         finally:
             if file is not None:
                 await asyncio.to_thread(file.unlink)
+        return weights
 
-    async def _forget_base(self, _: None) -> None:
+    async def _forget_base(self, _: Weights | None) -> None:
         """The next weights overwrite them."""
 
     def _prepare_adapter(self, weights: Weights | None) -> "LoRARequest":

@@ -5,10 +5,11 @@ from typing import Any
 
 BLOCK = 32
 """Tokens of a block of the prefix cache on a CPU."""
+TOKEN_BYTES = {"llama": 1024, "wide-llama": 2048, "smollm2": 46_080}
+"""What a token takes in the KV cache in float32."""
 CROWDED = {
     # Room for 12 blocks, where the longest sequence takes 8; prompts take turns in pieces of a
     # block. So requests lose their places in the cache halfway and go on later.
-    "kv_cache_memory_bytes": 12 * BLOCK * 1024,
     "long_prefill_token_threshold": BLOCK,
     "scheduler_reserve_full_isl": False,
     "max_num_seqs": 8,
@@ -32,6 +33,10 @@ class Setup:
     """How many it needs."""
 
 
+def _crowded(model: str) -> dict[str, Any]:
+    return CROWDED | {"kv_cache_memory_bytes": 12 * BLOCK * TOKEN_BYTES[model]}
+
+
 def _setup(model: str, engine_args: dict[str, Any] | None = None, **options: Any) -> Setup:
     return Setup(model, {"engine_args": engine_args or {}, **options})
 
@@ -42,15 +47,20 @@ SETUPS = {
     "untied-llama, whole prompts": _setup("untied-llama", {"enable_chunked_prefill": False}),
     "qwen3, chunked": _setup("qwen3", CHUNKED),
     "gemma2, chunked": _setup("gemma2", CHUNKED),
-    "crowded": _setup("llama", CROWDED),
-    "crowded, uncapped": _setup("llama", CROWDED, capped_hits=False),
+    "crowded": _setup("llama", _crowded("llama")),
+    "crowded, uncapped": _setup("llama", _crowded("llama"), capped_hits=False),
     "public": _setup("llama", CHUNKED, **PUBLIC),
-    "public, crowded, uncapped": _setup("llama", CROWDED, capped_hits=False, **PUBLIC),
+    "public, crowded, uncapped": _setup("llama", _crowded("llama"), capped_hits=False, **PUBLIC),
 }
 CAPPED = [name for name, setup in SETUPS.items() if setup.options.get("capped_hits", True)]
 UNCAPPED = [name for name in SETUPS if name not in CAPPED]
 """Second requests happen there."""
-SMOLLM2 = {"smollm2": _setup("smollm2", max_model_len=512, max_top_k=16)}
+SMOLLM2 = {
+    "smollm2, whole prompts": _setup(
+        "smollm2", {"enable_chunked_prefill": False}, max_model_len=255, max_top_k=16
+    ),
+    "smollm2, crowded": _setup("smollm2", _crowded("smollm2"), max_model_len=255, max_top_k=16),
+}
 """A real model, of which a CPU scores some hundred tokens a second."""
 MORTAL = {"mortal": Setup("llama")}
 """For a test that kills it."""
@@ -71,14 +81,13 @@ def _parallel(**engine_args: int) -> Setup:
 
 PARALLEL = {
     "two ranks": _parallel(tensor_parallel_size=2),
-    "two stages": _parallel(pipeline_parallel_size=2),
     "two replicas": _parallel(data_parallel_size=2),
 }
 """Workers in several processes, which are to agree on the scores and on the weights."""
 
 _FIRST_RUNNER = {"VLLM_USE_V2_MODEL_RUNNER": "0"}
 _ON_GPU: dict[str, Any] = {"kv_cache_memory_bytes": 2**28, "block_size": BLOCK}
-_CROWDED_ON_GPU = {**CROWDED, "block_size": BLOCK, "kv_cache_memory_bytes": 12 * BLOCK * 2048}
+_CROWDED_ON_GPU = {**_crowded("wide-llama"), "block_size": BLOCK}
 
 
 def _on_gpu(

@@ -64,6 +64,7 @@ def test_words_that_are_no_arguments(word, message):
         ("logprobs_mode=raw_logits", "scoring needs logprobs_mode=raw_logprobs; remove it"),
         ("max_model_len=99", "--engine-arg max_model_len=99: give --max-model-len instead"),
         ("max_num_seqs=many", "max_num_seqs=many: Input should be a valid integer"),
+        ("pipeline_parallel_size=2", "pipeline_parallel_size=2: on a CPU"),
         ("block_size=[1]", "block_size=[1]: Input should be a valid integer"),
     ],
 )

@@ -5,11 +5,12 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 
 from counterhint import Outputs, ScoringJob
-from counterhint.errors import ENGINE_DEAD, EngineFailure, Unavailable
+from counterhint.errors import ENGINE_DEAD, EngineFailure, InvalidJob, Unavailable
 from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
 from tests.teacher_server.jobs import random_job
 from tests.teacher_server.running import until
@@ -79,6 +80,17 @@ def test_what_vllm_refuses_fails_with_one_plain_error(teacher: VllmTeacher):
     teacher.check(job, teacher.score(job)[0])
 
 
+@ON_LLAMA
+@pytest.mark.parametrize("where", ["contexts", "responses", "token_ids"])
+def test_ids_outside_the_vocabulary_do_not_reach_vllm(teacher: VllmTeacher, where: str):
+    """They would end it."""
+    job = random_job((40,), (20,), [(0, 0)], given=1, outputs=Outputs(given=True))
+    outside = np.full((20, 1) if where == "token_ids" else 20, 64, dtype=np.int32)
+    job = replace(job, **{where: outside if where == "token_ids" else (outside,)})
+    with pytest.raises(InvalidJob, match="token id 64"):
+        teacher.loop.run(teacher.engine.score(job))
+
+
 @pytest.mark.parametrize("teacher", ["mortal"], indirect=True)
 def test_a_dead_engine_is_told_of_at_once(teacher: VllmTeacher):
     async def kill() -> list[BaseException]:
@@ -88,8 +100,10 @@ def test_a_dead_engine_is_told_of_at_once(teacher: VllmTeacher):
             for child in psutil.Process().children()
             if child.cmdline()[0].startswith("VLLM::EngineCore")
         )
+        assert not teacher.engine.dead()
         os.kill(core.pid, signal.SIGKILL)
         async with asyncio.timeout(30):
+            await until(teacher.engine.dead)
             under_way = await asyncio.gather(*tasks, return_exceptions=True)
             later = await asyncio.gather(
                 teacher.engine.score(random_job((3,), (2,), [(0, 0)])), return_exceptions=True

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from tests.teacher_server.engines.vllm.setups import (
     GPU_SETUPS,
     PARALLEL,
     SETUPS,
+    SMOLLM2,
     UNCAPPED,
 )
 from tests.teacher_server.engines.vllm.vllm_teacher import Asked, VllmTeacher
@@ -56,11 +56,11 @@ def mixed(teacher: VllmTeacher) -> ScoringJob:
 
 def siblings(teacher: VllmTeacher) -> ScoringJob:
     """Contexts and responses that open alike, a response twice, and a response inside a context."""
-    job = job_of(teacher, (2 * BLOCK, 2 * BLOCK, 100), (90, 90, 90), [], seed=2)
+    job = job_of(teacher, (2 * BLOCK, 2 * BLOCK, 100), (45, 45, 45), [], seed=2)
     contexts, responses = [list(c) for c in job.contexts], [list(r) for r in job.responses]
     contexts[1][: BLOCK + 5] = contexts[0][: BLOCK + 5]
     contexts[2] = contexts[0] + responses[0][:36]
-    responses[1][:70] = responses[0][:70]
+    responses[1][:40] = responses[0][:40]
     responses[2] = responses[0]
     pairs = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 2), (0, 0)]
     return replace(
@@ -98,44 +98,56 @@ def extreme_ids(teacher: VllmTeacher) -> ScoringJob:
     )
 
 
-CASES: list[Callable[[VllmTeacher], ScoringJob]] = [mixed, siblings, longest, extreme_ids]
+def borders(teacher: VllmTeacher) -> ScoringJob:
+    """Short responses behind contexts around the borders of blocks. What a real model says after
+    one token alone, its attention sink, differs by 1e-3 with the order of summation."""
+    contexts = (9, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK)
+    return job_of(teacher, contexts, (1, 7), [(c, r) for c in range(5) for r in range(2)], seed=3)
 
 
-@pytest.mark.parametrize("teacher", [*SETUPS, *PARALLEL, *ON_GPUS], indirect=True)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case):
-    job = case(teacher)
-    for _ in range(2):  # the second time most of it is in the cache
-        (scored,) = teacher.score(job)
-        teacher.check(job, scored)
-
-
-@pytest.mark.parametrize("teacher", ["smollm2"], indirect=True)
-def test_scores_of_a_real_model(teacher: VllmTeacher, models: Path):
-    """A problem under two hints, and solutions that open alike."""
-    tokenizer = AutoTokenizer.from_pretrained(models / "smollm2")
+def hinted(teacher: VllmTeacher) -> ScoringJob:
+    """A problem under four hints, and solutions that open alike, in words."""
+    tokenizer = AutoTokenizer.from_pretrained(teacher.engine._options.model)
 
     def ids(*texts: str) -> tuple[TokenIds, ...]:
         return tuple(np.array(tokenizer(text).input_ids, dtype=np.int32) for text in texts)
 
     problem = "Anna has 7 apples and buys 5 more, then gives 4 to Ben. How many are left? " * 2
     contexts = ids(*(f"{problem}A solution for reference: {hint}. Answer: " for hint in "8937"))
-    responses = ids("7 and 5 make 12, less 4 is 8.", "7 and 5 make 12, less 4 is 9.", "8")
-    job = ScoringJob(
+    return ScoringJob(
         "job",
         "run",
         (*contexts, contexts[0][:BLOCK]),
-        responses,
+        ids("7 and 5 make 12, less 4 is 8.", "7 and 5 make 12, less 4 is 9.", "8"),
         pairs_array([(0, 0), (1, 1), (0, 1), (2, 2), (3, 0), (4, 0), (4, 1), (0, 0)]),
         tokenizer_fingerprint="",
         outputs=Outputs(top_k=16, entropy=True),
     )
-    for _ in range(2):
+
+
+Case = Callable[[VllmTeacher], ScoringJob]
+CASES: list[Case] = [mixed, siblings, longest, extreme_ids]
+
+
+def check_twice(teacher: VllmTeacher, job: ScoringJob) -> None:
+    for _ in range(2):  # the second time most of it is in the cache
         (scored,) = teacher.score(job)
         teacher.check(job, scored)
 
 
 @pytest.mark.parametrize("teacher", [*SETUPS, *PARALLEL, *ON_GPUS], indirect=True)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_scores_are_those_of_a_plain_pass(teacher: VllmTeacher, case: Case):
+    check_twice(teacher, case(teacher))
+
+
+@pytest.mark.parametrize("teacher", ["smollm2, whole prompts"], indirect=True)
+@pytest.mark.parametrize("case", [borders, siblings, hinted], ids=lambda case: case.__name__)
+def test_scores_of_a_real_model(teacher: VllmTeacher, case: Case):
+    check_twice(teacher, case(teacher))
+
+
+@pytest.mark.parametrize("teacher", [*SETUPS, *SMOLLM2, *PARALLEL, *ON_GPUS], indirect=True)
 def test_jobs_of_several_runs_do_not_mix(teacher: VllmTeacher):
     """Many jobs at once, which ask for different things; some share their contexts."""
     most = teacher.info.max_top_k
@@ -147,8 +159,8 @@ def test_jobs_of_several_runs_do_not_mix(teacher: VllmTeacher):
         if seed % 4 == 1:
             wanted = replace(wanted, sampled=bool(wanted.top_k == 0), entropy=False)
         job = random_job(
-            (70, BLOCK),
-            (40, 11, 1),
+            (BLOCK + 8, BLOCK),
+            (12, 5, 1),
             [(0, 0), (1, 0), (0, 1), (1, 2)],
             seed=seed // 2,
             given=1 + seed if wanted.given else 0,
@@ -199,12 +211,24 @@ def test_requests_that_lose_their_place_in_the_cache_halfway(teacher: VllmTeache
         job = job_of(
             teacher, (40, 40), (180, 180), [(0, 0), (0, 0), (1, 0), (0, 1), (0, 0)], seed=seed
         )
-        before = len(teacher.asked)
-        (scored,) = teacher.score(job)
-        asked = teacher.asked[before:]
-        preempted += (request for request in asked if request.preemptions)
-        if teacher.engine.path_name != "response-rows":  # nothing in its replies would tell
-            again = {request.tokens for request in asked if not request.cached}
-            assert again >= {request.tokens for request in asked if request.preemptions}
-        teacher.check(job, scored)
+        preempted += preemptions(teacher, job)
     assert any(request.cached for request in preempted)
+
+
+@pytest.mark.parametrize("teacher", ["smollm2, crowded"], indirect=True)
+def test_requests_of_a_real_model_that_lose_their_place(teacher: VllmTeacher):
+    job = job_of(teacher, (40,), (100, 100, 100, 100), [(0, r) for r in range(4)], top_k=1)
+    assert preemptions(teacher, job)
+
+
+def preemptions(teacher: VllmTeacher, job: ScoringJob) -> list[Asked]:
+    """Has a job scored; the requests for it that lost their place in the cache."""
+    before = len(teacher.asked)
+    (scored,) = teacher.score(job)
+    asked = teacher.asked[before:]
+    lost = [request for request in asked if request.preemptions]
+    if teacher.engine.path_name != "response-rows":  # nothing in its replies would tell
+        again = {request.tokens for request in asked if not request.cached}
+        assert again >= {request.tokens for request in lost}
+    teacher.check(job, scored)
+    return lost

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(folder: Path, arguments: Sequence[str] = ()) -> Iterator["subprocess.Popen[bytes]"]:
     """The command in a session of its own, of which nothing is left behind."""
     command = [sys.executable, "-m", "deploy.cli", "teacher", "serve", "--engine", "vllm"]
-    command += ["--model", str(folder), "--listen", "127.0.0.1:0", "--check-seconds", "1"]
+    command += ["--model", str(folder), "--listen", "127.0.0.1:0", "--check-seconds", "3600"]
     process = subprocess.Popen(
         [*command, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -84,7 +84,7 @@ def test_vllm_ends_with_a_teacher_that_is_killed(folder):
         wait_until(lambda: not running_in(process))
 
 
-def test_a_killed_engine_ends_the_teacher(folder):
+def test_a_killed_engine_ends_the_teacher_although_nothing_is_asked_of_it(folder):
     with serving(folder) as process:
         ready(process)
         (engine,) = (

@@ -280,6 +280,20 @@ def test_the_servers_own_weights_must_be_what_they_were(teacher, students):
 
 
 @ON_LLAMA
+def test_a_check_leaves_the_weights_that_are_held(teacher, students):
+    for name in ("whole 1", "own"):
+        teacher.score(students.job(teacher, name))
+        steps = teacher.engine._weights.steps
+        checked = teacher.loop.run(teacher.engine.check())
+        assert teacher.engine._weights.steps == steps
+        wanted = students.weights[name]
+        assert checked.weights_revision == (
+            wanted.revision if wanted else teacher.info.weights_revision
+        )
+        assert np.isfinite(checked.scores.sampled).all()
+
+
+@ON_LLAMA
 def test_a_job_that_is_cancelled_while_it_waits_changes_nothing(teacher, students):
     engine = teacher.engine
 
