@@ -23,7 +23,7 @@ from tests.tiny_models import write_tiny_llama
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-CACHE_TOKENS = 6144
+CACHE_TOKENS = 16_384
 """What a teacher's KV cache holds: a round of jobs, of which the next one reads the contexts again,
 and little more."""
 TOKEN_BYTES = 1024
