@@ -17,6 +17,7 @@ from counterhint.errors import Unavailable, WeightsUnavailable
 from teacher_server.engines.base import Scored
 from teacher_server.engines.transformers import TransformersEngine, TransformersOptions
 from teacher_server.engines.vllm import weights as vllm_weights
+from teacher_server.engines.vllm.requests import pair_requests
 from tests.teacher_server.adapter_files import Adapter
 from tests.teacher_server.engines.vllm.setups import BLOCK, PARALLEL, WITH_WEIGHTS
 from tests.teacher_server.engines.vllm.vllm_teacher import VllmTeacher
@@ -68,9 +69,9 @@ class Students:
 
     def job(self, teacher: VllmTeacher, name: str, seed: int = 0) -> ScoringJob:
         """Contexts of whole blocks and others, several responses each."""
-        pairs = [(context, response) for context in range(2) for response in range(3)]
+        pairs = [(context, response) for context in range(2) for response in range(3)] + [(2, 1)]
         job = random_job(
-            (2 * BLOCK, 33),
+            (2 * BLOCK, 33, 7),
             (7, 40, 1),
             pairs,
             id=f"{name}-{seed}",
@@ -124,6 +125,8 @@ def test_named_weights_score_as_in_transformers(teacher, students):
         (scored,) = teacher.score(job)
         students.check(job, scored)
         scores[name] = scored.scores.sampled
+        replicas = {teacher.engine._rank_of(request) for request in pair_requests(job)}
+        assert len(replicas) == teacher.engine._ranks
     for name in (*ADAPTERS, *WHOLE):
         assert np.abs(scores[name] - scores["own"]).max() > 0.1
 
