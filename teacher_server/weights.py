@@ -128,8 +128,9 @@ def fit_to_model(
 ) -> dict[str, torch.Tensor]:
     """A complete state dict for `model`, in its data type.
 
-    Names and shapes must be the model's, no more and no less; of tied tensors (input and output
-    embeddings, as a rule) the file may hold one or all, but then equal ones.
+    Names and shapes must be the model's, no more and no less, and all values finite; of tied
+    tensors (input and output embeddings, as a rule) the file may hold one or all, but then equal
+    ones.
 
     Raises:
         WeightsUnavailable: WEIGHTS_INCOMPATIBLE, naming the first tensor that does not fit.
@@ -155,6 +156,8 @@ def fit_to_model(
                 f"tensors {', '.join(given)} differ, but the teacher's model ties them",
             )
         fitted[name] = tensor.to(own.dtype)
+        if not bool(fitted[name].isfinite().all()):
+            raise incompatible(weights, f"tensor {given[0]} holds values that are not finite")
     if unknown := sorted(set(tensors) - set(wanted)):
         raise incompatible(weights, f"tensor {unknown[0]} is not in the teacher's model")
     return fitted

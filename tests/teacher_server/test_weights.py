@@ -103,7 +103,7 @@ def test_another_hash_is_refused_without_telling_the_right_one(file):
 
 
 @pytest.mark.parametrize("outline", [False, True])
-@pytest.mark.parametrize("damage", ["absent", "shape", "surplus", "untied"])
+@pytest.mark.parametrize("damage", ["absent", "shape", "surplus", "untied", "not finite"])
 def test_tensors_must_be_those_of_the_model(tmp_path, damage, outline):
     model = write_tiny_llama(tmp_path)
     if outline:
@@ -114,6 +114,8 @@ def test_tensors_must_be_those_of_the_model(tmp_path, damage, outline):
         del tensors[name]
     elif damage == "shape":
         tensors[name] = tensors[name][:, :-1]
+    elif damage == "not finite":
+        tensors[name][0, 0] = torch.nan
     elif damage == "surplus":
         tensors["model.layers.9.weight"] = torch.zeros(1)
     else:

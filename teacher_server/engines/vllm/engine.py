@@ -20,6 +20,7 @@ from counterhint.errors import (
     WeightsUnavailable,
 )
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, join_pairs, pairs_array
+from counterhint.messages import check_finite
 from counterhint.validation import check_token_ids
 from teacher_server import metrics
 from teacher_server.engines.base import Engine, Scored, one_token_job
@@ -114,12 +115,20 @@ class VllmEngine(Engine):
             )
 
     async def check(self) -> Scored:
-        """Scores one token by the weights that vLLM holds, so that none are exchanged for it."""
+        """Scores one token by the weights that vLLM holds, so that none are exchanged for it; by
+        the server's own where that fails, since a job's weights must not speak for the engine."""
         job = one_token_job(self.info)
-        try:
-            return await self.score(replace(job, weights=self._weights.whole))
-        except WeightsUnavailable:  # meanwhile others took their place, and their file is gone
-            return await self.score(job)
+        held = self._weights.whole
+        if held is not None:
+            try:
+                scored = await self.score(replace(job, weights=held))
+                check_finite(scored.scores)
+            # Others took their place meanwhile and their file is gone, or they diverged.
+            except (WeightsUnavailable, EngineFailure) as error:
+                log.warning("checked by the server's own weights: %s", error)
+            else:
+                return scored
+        return await self.score(job)
 
     def dead(self) -> bool:
         """Whether a process of vLLM has ended."""
