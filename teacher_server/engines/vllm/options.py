@@ -191,7 +191,13 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
         if not {"gpu_memory_utilization", "kv_cache_memory_bytes"} & options.engine_args.keys():
             defaults["kv_cache_memory_bytes"] = 2**30
     defaults |= _adapter_arguments(options)
-    overrides = dict(options.engine_args.get("hf_overrides", {}))
+    given = options.engine_args.get("hf_overrides", {})
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"--engine-arg hf_overrides={given}: give fields of config.json, for example "
+            "hf_overrides={tie_word_embeddings: true}"
+        )
+    overrides = dict(given)
     if options.dtype != "float32":
         overrides.setdefault("head_dtype", "float32")
     return {
@@ -203,7 +209,8 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
         "dtype": options.dtype,
         # vLLM samples one token behind the sequence, which needs a place of its own.
         "max_model_len": None if options.max_model_len is None else options.max_model_len + 1,
-        "max_logprobs": options.max_top_k,
+        # Of top-k the server keeps `--max-top-k` itself; vLLM would bound given ids by it as well.
+        "max_logprobs": -1,
     }
 
 

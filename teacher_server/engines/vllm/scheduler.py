@@ -2,8 +2,8 @@
 
 A hit that reaches into the response (a sibling that opens alike, the same job again) would leave
 rows without hidden states. Capped, every row from the context's last token on is computed, and no
-request has to be sent twice. The hook is private to vLLM: `capped_scheduler` says whether this
-release has it.
+request has to be sent twice. The hook is private to vLLM: `options` looks whether this release has
+it.
 """
 
 from typing import Any

@@ -8,6 +8,8 @@ import pytest
 
 from counterhint.errors import InputError
 from teacher_server.engines.vllm.options import VllmOptions, engine_config, parse_engine_args
+from teacher_server.engines.vllm.requests import TokenIdsPath, pair_requests
+from tests.teacher_server.jobs import random_job
 from tests.tiny_models import write_tiny_llama
 
 
@@ -66,6 +68,8 @@ def test_words_that_are_no_arguments(word, message):
         ("max_num_seqs=many", "max_num_seqs=many: Input should be a valid integer"),
         ("pipeline_parallel_size=2", "pipeline_parallel_size=2: on a CPU"),
         ("block_size=[1]", "block_size=[1]: Input should be a valid integer"),
+        ("hf_overrides=", "hf_overrides=None: give fields of config.json"),
+        ("hf_overrides=3", "hf_overrides=3: give fields of config.json"),
     ],
 )
 def test_engine_arguments_that_cannot_be_used(folder, word, message):
@@ -79,3 +83,11 @@ def test_options_that_this_vllm_or_model_cannot_do(folder):
     assert "max_num_batched_tokens=100000000" in refusal(
         folder, "max_num_batched_tokens=100000000", scoring_path="prompt-log-probs"
     )
+
+
+@pytest.mark.vllm
+def test_given_ids_may_be_more_than_the_largest_top_k(folder):
+    config, _ = engine_config(VllmOptions(folder, max_top_k=2))
+    (request,) = pair_requests(random_job((3,), (2,), [(0, 0)], given=8))
+    params = TokenIdsPath().sampling_params(request, cached=True)
+    params.verify(config.model_config, None, None, None)
