@@ -75,7 +75,7 @@ class Serve(SecuredServer):
     send_seconds: float = Field(60.0, gt=0)
     """How long a stream may leave a reply untaken before it is ended."""
     ready_seconds: float = Field(120.0, gt=0)
-    """How long the loaded engine may take for its first token."""
+    """How long the loaded engine may take to start, and again for its first token."""
     hang_seconds: float = Field(300.0, gt=0)
     """How long an engine with work may make no progress; more than its slowest batch takes."""
     check_seconds: float = Field(30.0, gt=0)

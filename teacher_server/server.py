@@ -51,7 +51,7 @@ class ServerOptions:
     drain_seconds: float = 30.0
     """How long jobs may still run after the signal to end."""
     ready_seconds: float = 120.0
-    """How long the loaded engine may take for its first token."""
+    """How long the loaded engine may take to start, and again for its first token."""
     hang_seconds: float = 300.0
     """How long an engine that has something to do may make no progress."""
     check_seconds: float = 30.0
@@ -131,8 +131,9 @@ async def serve(
     cache = ContentCache(options.content_cache_bytes, engine.info)
     metrics.follow(watched, admission)
     try:
-        await engine.start()
-        await _serve_engine(options, watched, admission, cache, stop, announce)
+        await watched.start(options.ready_seconds)
+        if not watched.lost.done():
+            await _serve_engine(options, watched, admission, cache, stop, announce)
     finally:
         ending(EXIT_ENGINE_DEAD if watched.lost.done() else EXIT_DONE)
         await engine.close()

@@ -112,6 +112,18 @@ class WatchedEngine:
             raise
         return scored
 
+    async def start(self, seconds: float) -> None:
+        """Has the engine do what comes before its first job; it is lost when that takes longer.
+
+        Raises:
+            InputError: the engine cannot serve as asked.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._engine.start()
+        except TimeoutError:
+            self._lose(ENGINE_HANGING, f"it did not start within --ready-seconds {seconds:g}")
+
     async def first_token(self, seconds: float) -> None:
         """Has the engine score its first token; it is lost when it cannot, or not in this time."""
         try:

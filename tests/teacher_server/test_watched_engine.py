@@ -232,6 +232,19 @@ def test_the_first_token_has_a_deadline(scripted: Scripted):
     watching(scripted, use)
 
 
+def test_the_start_has_a_deadline(scripted: Scripted):
+    async def use(watched: WatchedEngine) -> None:
+        await watched.start(0.05)
+        assert watched.lost.result().reason == "ENGINE_HANGING"
+        assert "did not start within --ready-seconds 0.05" in watched.lost.result().message
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    scripted.start = never  # type: ignore[method-assign]
+    watching(scripted, use)
+
+
 def test_an_event_loop_that_stands_still_is_trouble(scripted: Scripted):
     async def use(watched: WatchedEngine) -> None:
         await until(lambda: watched.trouble() == "")
