@@ -248,7 +248,9 @@ class TeacherLink:
                     scoring_pb2.ScoreStreamRequest(job=delivery.request, timeout_seconds=timeout)
                 )
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
-                self._unsent.append(self._sent.pop(delivery.request.id))  # it never got there
+                # It never got there, unless its answer came before gRPC was done with the write.
+                if self._sent.pop(delivery.request.id, None) is not None:
+                    self._unsent.append(delivery)
                 return
 
     def _may_go(self, delivery: Delivery) -> bool:
