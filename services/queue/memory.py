@@ -263,6 +263,8 @@ class MemoryQueue(JobQueue):
         run.cost = Cost(
             tokens_naive=run.cost.tokens_naive + cost.tokens_naive,
             tokens_computed=run.cost.tokens_computed + cost.tokens_computed,
+            pairs_cached=run.cost.pairs_cached + cost.pairs_cached,
+            tokens_cached=run.cost.tokens_cached + cost.tokens_cached,
             engine_seconds=run.cost.engine_seconds + cost.engine_seconds,
             wait_seconds=run.cost.wait_seconds + job.wait_seconds,
         )

@@ -92,6 +92,8 @@ def run_stats(run_id: str, run: Run) -> RunStats:
         tokens=run.tokens,
         tokens_naive=run.cost.tokens_naive,
         tokens_computed=run.cost.tokens_computed,
+        pairs_cached=run.cost.pairs_cached,
+        tokens_cached=run.cost.tokens_cached,
         engine_seconds=run.cost.engine_seconds,
         wait_seconds=run.cost.wait_seconds,
         **{state.value: count for state, count in run.finished.items()},

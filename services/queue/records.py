@@ -182,10 +182,19 @@ class RunStats:
     """Tokens that one forward pass a pair would have taken, of the results so far."""
     tokens_computed: int = 0
     """Tokens that engines computed for the results so far."""
+    pairs_cached: int = 0
+    """Pairs of the results so far that teachers answered without their engine."""
+    tokens_cached: int = 0
+    """Tokens that engines were spared by that."""
     engine_seconds: float = 0.0
     """Seconds inside engines for the results so far."""
     wait_seconds: float = 0.0
     """Seconds between acceptance and last claim, summed over the jobs that workers ended."""
+
+    @property
+    def wait_mean(self) -> float:
+        """Mean seconds between acceptance and last claim of the jobs that workers ended."""
+        return self.wait_seconds / max(1, self.done + self.failed + self.dead)
 
 
 @dataclass(frozen=True, slots=True)

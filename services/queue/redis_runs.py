@@ -8,7 +8,7 @@ from services.queue.redis_calls import Word
 QUEUED = tuple(f"queued:{level}" for level in range(TOP_PRIORITY + 1))
 COUNTS = (
     *("claimed", "bytes", "done", "failed", "cancelled", "expired", "dead"),
-    *("tokens", "tokens_naive", "tokens_computed"),
+    *("tokens", "tokens_naive", "tokens_computed", "pairs_cached", "tokens_cached"),
 )
 """Counts of a run's hash that `RunStats` has by the same name."""
 STATS = ("paused", "engine_us", "wait_ms", *QUEUED, *COUNTS)

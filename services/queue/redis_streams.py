@@ -290,6 +290,7 @@ class RedisQueue(JobQueue):
                 "finish",
                 *(claim.id, claim.worker, claim.attempt, state.value, reason, body),
                 *(cost.tokens_naive, cost.tokens_computed, round(cost.engine_seconds * 1e6)),
+                *(cost.pairs_cached, cost.tokens_cached),
             )
         )
 

@@ -238,13 +238,17 @@ def test_results_are_accounted_for(open_queue: OpenQueue) -> None:
         for name in "abc":
             await queue.enqueue(job(name))
         await asyncio.sleep(0.05)
-        cost = Cost(tokens_naive=100, tokens_computed=40, engine_seconds=0.25)
+        cost = Cost(
+            *(100, 40), engine_seconds=0.25, wait_seconds=9.0, pairs_cached=3, tokens_cached=20
+        )
         assert await queue.complete(await claim(queue), b"response", cost)
         assert await queue.complete(await claim(queue), b"response", cost)
         assert not await queue.complete(replace(await claim(queue), attempt=9), b"late", cost)
         (run,) = await queue.stats()
         assert (run.tokens_naive, run.tokens_computed, run.engine_seconds) == (200, 80, 0.5)
-        assert run.wait_seconds >= 2 * 0.04
+        assert (run.pairs_cached, run.tokens_cached) == (6, 40)
+        assert 2 * 0.04 <= run.wait_seconds < 9.0
+        assert run.wait_mean == run.wait_seconds / 2
         assert run.tokens == 30
 
     on_queue(open_queue, test)
