@@ -59,11 +59,19 @@ COMMANDS: dict[str, Entry] = {
     "bench queue": Entry(
         "services.cli:BenchQueue", "services", "jobs a second through the queue, time of a claim"
     ),
-    "queue ls": Entry("services.cli:QueueList", "services", "depth of the queue by run"),
-    "queue show": Entry("services.cli:QueueShow", "services", "one job's state"),
-    "queue dead": Entry("services.cli:QueueDead", "services", "jobs that were put aside"),
-    "queue retry": Entry("services.cli:QueueRetry", "services", "put a dead job back"),
-    "queue purge": Entry("services.cli:QueuePurge", "services", "remove a run's jobs"),
+    "runs ls": Entry("services.run_commands:RunsList", "services", "jobs and accounts by run"),
+    "runs show": Entry("services.run_commands:RunsShow", "services", "all about one run"),
+    "runs pause": Entry("services.run_commands:RunsPause", "services", "hold a run's jobs back"),
+    "runs resume": Entry("services.run_commands:RunsResume", "services", "end a run's pause"),
+    "runs cancel": Entry("services.run_commands:RunsCancel", "services", "end a run's jobs"),
+    "runs policy": Entry(
+        "services.run_commands:RunsPolicy", "services", "a run's weight, priority and bounds"
+    ),
+    "queue show": Entry("services.queue_commands:QueueShow", "services", "one job's state"),
+    "queue dead": Entry(
+        "services.queue_commands:QueueDead", "services", "jobs that were put aside"
+    ),
+    "queue retry": Entry("services.queue_commands:QueueRetry", "services", "put a dead job back"),
     "tokens new": Entry("services.token_commands:TokensNew", "services", "make a run's token"),
     "tokens revoke": Entry(
         "services.token_commands:TokensRevoke", "services", "take a run's tokens back"

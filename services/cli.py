@@ -1,47 +1,35 @@
-"""The services' commands: `services run`, `queue ls|show|dead|retry|purge`, `bench queue`."""
+"""The services' commands that work: `services run`, `bench queue`."""
 
 import asyncio
 import json
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from counterhint.certificates import check_client_certificates
-from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.command_line import EXIT_DONE, Command
 from counterhint.credentials import Credentials
-from counterhint.errors import InputError, JobNotFound, Unavailable
+from counterhint.errors import InputError, Unavailable
 from counterhint.server_security import SecuredServer, ServerSecurity
 from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import JobRecord, QueueSettings
-from services.queue.redis_streams import RedisQueue
+from services.queue.records import QueueSettings
+from services.redis_url import open_redis
 from services.server import serve_intake
 
 log = logging.getLogger(__name__)
 
 ServiceName = Literal["intake", "dispatcher"]
 EVERY_SERVICE: tuple[ServiceName, ...] = ("intake", "dispatcher")
-
-
-RUN_COLUMNS = (
-    *("run_id", "queued", "claimed", "done", "failed", "cancelled", "expired", "dead"),
-    *("tokens", "paused"),
-)
-"""What the table of runs shows of `RunStats`."""
-JOB_COLUMNS = tuple(field.name for field in fields(JobRecord))
 
 
 class Run(SecuredServer):
@@ -186,128 +174,6 @@ class Run(SecuredServer):
             log.info("stopping")
 
 
-class QueueCommand(Command):
-    """What every look into the queue needs."""
-
-    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SERVICES_")
-
-    redis: str
-    """The queue's Redis: redis://host:port/0, rediss://… or unix:///path."""
-    json_: bool = Field(False, alias="json")
-    """Print JSON instead of a table."""
-
-    def ask(self, question: Callable[[JobQueue], Awaitable[Any]]) -> Any:
-        """The answer of the queue.
-
-        Raises:
-            InputError: Redis cannot be reached, or no job has the id.
-        """
-
-        async def answer() -> Any:
-            async with await open_redis(self.redis, None) as queue:
-                return await question(queue)
-
-        try:
-            return asyncio.run(answer())
-        except JobNotFound as error:
-            raise InputError(f"{error}; counterhint queue ls lists the runs") from error
-
-    def show(self, columns: Sequence[str], rows: Sequence[Any]) -> None:
-        """Prints rows of one kind; a table has the given columns, JSON has all."""
-        if self.json_:
-            print(json.dumps([asdict(row) for row in rows], indent=2))
-            return
-        table = Table(*columns, box=SIMPLE_HEAD, padding=0)
-        for row in rows:
-            table.add_row(*(str(getattr(row, column)) for column in columns))
-        Console().print(table)
-
-
-class QueueList(QueueCommand):
-    """List the runs with their jobs by state.
-
-    example:
-      counterhint queue ls --redis redis://127.0.0.1:6379/0
-    """
-
-    def run(self) -> int:
-        """Prints a row for each run."""
-        self.show(RUN_COLUMNS, self.ask(lambda queue: queue.stats()))
-        return EXIT_DONE
-
-
-class QueueShow(QueueCommand):
-    """Show one job.
-
-    example:
-      counterhint queue show demo-1f9c03ab/step-12/group-3/9f3a1c77e05b \\
-        --redis redis://127.0.0.1:6379/0
-    """
-
-    job: CliPositionalArg[str]
-    """The job's id."""
-
-    def run(self) -> int:
-        """Prints the job."""
-        self.show(JOB_COLUMNS, [self.ask(lambda queue: queue.job(self.job))])
-        return EXIT_DONE
-
-
-class QueueDead(QueueCommand):
-    """List the jobs that failed on every try and were put aside.
-
-    example:
-      counterhint queue dead --redis redis://127.0.0.1:6379/0 --json
-    """
-
-    def run(self) -> int:
-        """Prints a row for each dead job."""
-        self.show(JOB_COLUMNS, self.ask(lambda queue: queue.dead()))
-        return EXIT_DONE
-
-
-class QueueRetry(QueueCommand):
-    """Put a dead job back into the queue.
-
-    example:
-      counterhint queue retry demo-1f9c03ab/step-12/group-3/9f3a1c77e05b \\
-        --redis redis://127.0.0.1:6379/0
-    """
-
-    job: CliPositionalArg[str]
-    """The job's id."""
-
-    def run(self) -> int:
-        """Puts it back; exit code 1 when it is not dead."""
-        retried = self.ask(lambda queue: queue.retry(self.job))
-        if self.json_:
-            print(json.dumps({"job": self.job, "retried": retried}))
-        else:
-            print(f"job {self.job}: {'queued again' if retried else 'not dead, left as it is'}")
-        return EXIT_DONE if retried else EXIT_NEGATIVE
-
-
-class QueuePurge(QueueCommand):
-    """Cancel a run's unfinished jobs and drop its dead ones.
-
-    example:
-      counterhint queue purge demo-1f9c03ab --redis redis://127.0.0.1:6379/0
-    """
-
-    run_id: CliPositionalArg[str]
-    """The run."""
-
-    def run(self) -> int:
-        """Removes them and prints how many there were."""
-        purged = self.ask(lambda queue: queue.purge(self.run_id))
-        print(
-            json.dumps({"run": self.run_id, "purged": purged})
-            if self.json_
-            else f"run {self.run_id}: {purged} jobs removed"
-        )
-        return EXIT_DONE
-
-
 class BenchQueue(Command):
     """Measure the queue: jobs through enqueue, claim and complete, and claims by number of runs.
 
@@ -356,26 +222,3 @@ class BenchQueue(Command):
 def _teacher_flag(field: str) -> str:
     """The flag of a field of the dispatcher's `Credentials`."""
     return "--insecure" if field == "insecure" else f"--teacher-{field.replace('_', '-')}"
-
-
-async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
-    """The queue in a Redis that answers; without settings, to look on with those of the others.
-
-    Raises:
-        InputError: the URL is none, or nothing answers there.
-    """
-    try:
-        queue = RedisQueue(url, settings)
-        await queue.check()
-    except (ValueError, Unavailable) as error:
-        raise InputError(
-            f"--redis {_without_password(url)}: {error}; start a Redis 6.2 or newer there, or give "
-            "the URL of one (redis://host:port/0, unix:///path)"
-        ) from error
-    return queue
-
-
-def _without_password(url: str) -> str:
-    """A Redis URL for messages and logs."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":…@") if password else url

@@ -1,5 +1,6 @@
 """A real Redis, and both queues behind one fixture."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from counterhint.errors import EngineFailure
+from counterhint.jobs import Cost
 from deploy.local.redis import LocalRedis
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import QueueSettings
+from services.queue.records import QueuedJob, QueueSettings
 from services.queue.redis_streams import RedisQueue
 
 OpenQueue = Callable[[QueueSettings], JobQueue]
@@ -44,3 +47,22 @@ def open_queue(request: pytest.FixtureRequest) -> OpenQueue:
         return MemoryQueue
     url: str = request.getfixturevalue("queue_user_url")
     return lambda settings: RedisQueue(url, settings, prefix=next(_prefixes))
+
+
+@pytest.fixture
+def filled_redis(redis_server: LocalRedis) -> str:
+    """A Redis whose queue holds a done, a dead and a queued job of run `first`."""
+
+    async def fill() -> None:
+        async with RedisQueue(redis_server.url, QueueSettings(max_attempts=1)) as queue:
+            await queue._redis.flushdb()
+            for name in ("done", "dead", "queued"):
+                await queue.enqueue(QueuedJob(name, "first", 10, b"payload"))
+            done, dead = await queue.claim("worker"), await queue.claim("worker")
+            assert done is not None
+            assert dead is not None
+            await queue.complete(done, b"response", Cost(20, 10, 0.5, 0.0, 2, 6))
+            await queue.fail(dead, EngineFailure("no", reason="ENGINE_FAILED"), retryable=True)
+
+    asyncio.run(fill())
+    return redis_server.url

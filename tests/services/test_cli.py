@@ -1,37 +1,10 @@
-"""The services' command lines: what they refuse, and what the queue commands print."""
+"""The command line of `services run`: what it refuses."""
 
-import asyncio
-import json
-import re
 import socket
-from pathlib import Path
 
 import pytest
 
-from counterhint.errors import EngineFailure
 from deploy.cli import main
-from deploy.local.redis import LocalRedis
-from services.queue.records import QueuedJob, QueueSettings
-from services.queue.redis_streams import RedisQueue
-
-
-@pytest.fixture
-def redis_url(redis_server: LocalRedis) -> str:
-    """A Redis whose queue holds a done, a dead and a queued job of run `first`."""
-
-    async def fill() -> None:
-        async with RedisQueue(redis_server.url, QueueSettings(max_attempts=1)) as queue:
-            await queue._redis.flushdb()
-            for name in ("done", "dead", "queued"):
-                await queue.enqueue(QueuedJob(name, "first", 10, b"payload"))
-            done, dead = await queue.claim("worker"), await queue.claim("worker")
-            assert done is not None
-            assert dead is not None
-            await queue.complete(done, b"response")
-            await queue.fail(dead, EngineFailure("no", reason="ENGINE_FAILED"), retryable=True)
-
-    asyncio.run(fill())
-    return redis_server.url
 
 
 @pytest.mark.parametrize(
@@ -62,55 +35,3 @@ def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert main(["services", "run", "--teachers", "127.0.0.1:1", "--listen", address]) == 2
     assert f"--listen {address} cannot be used" in capsys.readouterr().err
-
-
-def test_ls_counts_each_run(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["queue", "ls", "--redis", redis_url, "--json"]) == 0
-    (run,) = json.loads(capsys.readouterr().out)
-    assert (run["run_id"], run["queued"], run["done"], run["dead"]) == ("first", 1, 1, 1)
-    assert main(["queue", "ls", "--redis", redis_url]) == 0
-    table = capsys.readouterr().out
-    assert "cancelled" in table
-    assert "first" in table
-
-
-def test_show_tells_one_job_s_state(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["queue", "show", "dead", "--redis", redis_url, "--json"]) == 0
-    (job,) = json.loads(capsys.readouterr().out)
-    assert (job["state"], job["reason"], job["failures"]) == ("dead", "ENGINE_FAILED", 1)
-    assert main(["queue", "show", "nobody", "--redis", redis_url]) == 2
-    assert "'nobody'" in capsys.readouterr().err
-
-
-def test_dead_jobs_are_listed_and_retried(
-    redis_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["queue", "dead", "--redis", redis_url, "--json"]) == 0
-    assert [job["id"] for job in json.loads(capsys.readouterr().out)] == ["dead"]
-    assert main(["queue", "retry", "dead", "--redis", redis_url]) == 0
-    assert "queued again" in capsys.readouterr().out
-    assert main(["queue", "retry", "dead", "--redis", redis_url]) == 1
-    assert main(["queue", "dead", "--redis", redis_url, "--json"]) == 0
-    assert '"dead"' not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("command", ["show", "retry"])
-def test_the_help_s_example_names_a_job_as_the_trainer_does(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["queue", command, "--help"])
-    example = (
-        rf"counterhint queue {command} [\w-]+-[0-9a-f]{{8}}/step-\d+/group-\d+/[0-9a-f]{{12}} "
-    )
-    assert re.search(example, capsys.readouterr().out)
-
-
-def test_purge_removes_a_run_s_jobs(redis_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["queue", "purge", "first", "--redis", redis_url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"run": "first", "purged": 2}
-
-
-def test_an_unreachable_redis_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["queue", "ls", "--redis", f"unix://{tmp_path}/none.sock"]) == 2
-    assert "give the URL of one" in capsys.readouterr().err
