@@ -41,6 +41,8 @@ LONGEST_HEARTBEAT = 5.0
 TEACHER_SECONDS = 60.0
 """How long teachers stay known to the intake after the last of them was lost: long enough for one
 to start again, so that jobs are accepted meanwhile."""
+LAST_WRITES = 10.0
+"""Seconds that the queue has, after the links were closed, to take what became of the jobs."""
 PUBLISH_SECONDS = 0.5
 """How often the connected teachers are published."""
 
@@ -59,7 +61,8 @@ class DispatcherSettings:
     max_part_tokens: int = 32_768
     """With several teachers, larger jobs are split by context."""
     drain_seconds: float = 10.0
-    """How long jobs in flight may take after the signal to end, before they are released."""
+    """How long jobs in flight may take after the signal to end, before they are released. A queue
+    that is away then leaves them to their leases after `LAST_WRITES`."""
 
 
 class Dispatcher:
@@ -122,9 +125,11 @@ class Dispatcher:
                 await asyncio.wait(self._finishing, timeout=self._settings.drain_seconds)
             for link in self._links.values():
                 link.close()
-            await asyncio.wait([*connections, *self._finishing])
-            for keeper in keepers:
-                keeper.cancel()
+            _, late = await asyncio.wait([*connections, *self._finishing], timeout=LAST_WRITES)
+            if jobs := len(late & self._finishing):
+                log.warning("the queue is away: %d jobs wait for their leases to end", jobs)
+            for task in (*late, *keepers):
+                task.cancel()
 
     async def _route(self, tasks: asyncio.TaskGroup) -> None:
         """Claims jobs and sends them until `stop`; each is settled by a task of its own."""

@@ -5,18 +5,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from counterhint.errors import InvalidJob
+from counterhint.errors import InvalidJob, Unavailable
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2
 from services.dispatcher import DispatcherSettings, common_limits
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import JobState, QueuedJob, QueueSettings
+from services.queue.records import Claim, JobState, QueuedJob, QueueSettings
 from tests.services.dispatching import dispatching, ended, error_of, submit, until
 from tests.services.scripted_teacher import (
     ScriptedTeacher,
@@ -254,6 +255,27 @@ def test_stopping_finishes_what_can_be_finished_and_releases_the_rest(address: s
                 record = await queue.job(name)
                 assert (record.state, record.failures) == (JobState.QUEUED, 0)
 
+    asyncio.run(run())
+
+
+def test_a_queue_that_is_away_does_not_hold_up_the_end(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dispatcher.LAST_WRITES", 0.1)
+
+    async def away(claim: Claim, **others: Any) -> bool:
+        tried.set()
+        raise Unavailable("away", reason="QUEUE_AWAY")
+
+    async def run() -> None:
+        async with MemoryQueue() as queue, serving(ScriptedTeacher(), address):
+            monkeypatch.setattr(queue, "complete", away)
+            await submit(queue, "a")
+            async with dispatching(queue, [address], DispatcherSettings(drain_seconds=0.1)):
+                await tried.wait()
+            assert (await queue.job("a")).state is JobState.CLAIMED
+
+    tried = asyncio.Event()
     asyncio.run(run())
 
 
