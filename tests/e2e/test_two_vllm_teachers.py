@@ -133,9 +133,8 @@ def test_two_teachers_read_as_much_from_their_caches_as_one(teachers: Teachers) 
                     computed += result.cost.tokens_computed
         shares.append(1 - computed / naive)
     together, alone = shares
-    print(f"prefix-hit shares: {together:.3f} by two teachers, {alone:.3f} by one")
     assert alone > 0.3
-    assert together > alone - 0.05
+    assert abs(together - alone) < 0.05
 
 
 def test_when_one_is_killed_every_job_is_answered_once(teachers: Teachers) -> None:
