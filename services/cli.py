@@ -17,9 +17,11 @@ from counterhint.certificates import check_client_certificates
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.credentials import Credentials
 from counterhint.errors import InputError, Unavailable
+from counterhint.http_probes import check_http_address
 from counterhint.server_security import SecuredServer, ServerSecurity
 from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
+from services.monitoring import monitored
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import QueueSettings
@@ -55,6 +57,8 @@ class Run(SecuredServer):
     """Where the intake listens: host:port (port 0: any free one) or unix:///path."""
     teachers: list[str] = Field([])
     """A teacher's address, host:port or unix:///path; repeatable."""
+    metrics_listen: str | None = None
+    """host:port of /metrics, /health and /ready over HTTP; none by default."""
     redis: str | None = None
     """The queue's Redis: redis://host:port/0, rediss://… or unix:///path."""
     max_jobs: int = Field(QueueSettings.max_jobs, ge=1)
@@ -109,6 +113,8 @@ class Run(SecuredServer):
                 "the dispatcher has no teacher: give --teachers host:port (or unix:///path), once "
                 "for each"
             )
+        if self.metrics_listen is not None:
+            check_http_address(self.metrics_listen, self.insecure)
         asyncio.run(self._serve(wanted, self.security(), self._credentials()))
         return EXIT_DONE
 
@@ -148,6 +154,7 @@ class Run(SecuredServer):
                 queue: JobQueue = await stack.enter_async_context(MemoryQueue(settings))
             else:
                 queue = await stack.enter_async_context(await open_redis(self.redis, settings))
+            dispatcher: Dispatcher | None = None
             if "intake" in wanted:
                 address = await stack.enter_async_context(
                     serve_intake(queue, self.listen, security)
@@ -170,6 +177,11 @@ class Run(SecuredServer):
                 tasks.create_task(dispatcher.run())
                 stack.callback(dispatcher.stop)  # before the group waits for it
                 log.info("dispatcher %s to %s", dispatcher.worker, ", ".join(self.teachers))
+            if self.metrics_listen is not None:
+                url = await stack.enter_async_context(
+                    monitored(queue, self.metrics_listen, dispatcher)
+                )
+                log.info("metrics on %s/metrics", url)
             await stop.wait()
             log.info("stopping")
 

@@ -30,6 +30,7 @@ from counterhint.messages import job_from_message, teacher_to_message
 from counterhint.tokens import Caller
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
+from services import metrics
 from services.queue.base import JobQueue
 from services.queue.records import JobState, Outcome, QueuedJob, RunPolicy
 
@@ -124,6 +125,20 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
     async def _score(
         self, request: scoring_pb2.ScoreRequest, timeout: float | None, context: Context
     ) -> scoring_pb2.ScoreResponse:
+        """Answers a job, and counts the answer."""
+        arrived = time.monotonic()
+        try:
+            response = await self._queued(request, timeout, context)
+        except CounterhintError as error:
+            metrics.ANSWERS.labels(error.reason).inc()
+            raise
+        metrics.ANSWERS.labels("OK").inc()
+        metrics.ANSWER_SECONDS.observe(time.monotonic() - arrived)
+        return response
+
+    async def _queued(
+        self, request: scoring_pb2.ScoreRequest, timeout: float | None, context: Context
+    ) -> scoring_pb2.ScoreResponse:
         if self._draining:
             raise _draining()
         caller = self._authentication.caller(context)
@@ -151,6 +166,7 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         response = _decode(task.result())
         response.id = job.id
         response.cost.wait_seconds += task.result().wait_seconds
+        metrics.WAIT_SECONDS.observe(task.result().wait_seconds)
         return response
 
     async def _outcome(self, job: QueuedJob, policy: RunPolicy | None) -> Outcome:

@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2_grpc
 from counterhint.channel import SERVICE_NAME
 from counterhint.command_line import EXIT_DONE, EXIT_ENGINE_DEAD
 from counterhint.errors import ENGINE_HANGING, Unavailable
+from counterhint.http_probes import check_http_address, serve_probes
 from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from teacher_server import metrics
 from teacher_server.admission import Admission
 from teacher_server.content_cache import ContentCache
 from teacher_server.engines.base import Engine
-from teacher_server.http_probes import check_http_address, serve_probes
 from teacher_server.readiness import Readiness
 from teacher_server.service import TeacherService
 from teacher_server.watched_engine import WatchedEngine

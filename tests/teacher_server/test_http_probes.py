@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from counterhint.command_line import run_command
+from counterhint.http_probes import serve_probes
 from teacher_server.cli import Serve
-from teacher_server.http_probes import serve_probes
 from tests.processes import wait_until
 from tests.teacher_server.broken_child import BrokenTeacher, reasons
 

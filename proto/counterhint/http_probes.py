@@ -1,4 +1,7 @@
-"""`/metrics`, `/health` and `/ready` over HTTP, from a thread of their own."""
+"""`/metrics`, `/health` and `/ready` over HTTP, from a thread of their own.
+
+Needs `prometheus-client`.
+"""
 
 import json
 import socket
@@ -36,7 +39,7 @@ def serve_probes(listen: str, health: Probe, ready: Probe) -> Iterator[str]:
     Args:
         listen: `host:port`, checked; port 0 takes any free one.
         health: whether the process is worth keeping.
-        ready: whether it scores jobs.
+        ready: whether it does its work.
 
     Raises:
         InputError: the address cannot be bound.
