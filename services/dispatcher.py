@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from counterhint.errors import (
 )
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import cost_from_message
+from services import metrics
 from services.assembly import Assembly
 from services.queue.announcements import wait_for_event
 from services.queue.base import JobQueue
@@ -109,6 +111,11 @@ class Dispatcher:
     def connected(self) -> list[TeacherInfo]:
         """The teachers that are connected now."""
         return [link.teacher for link in self._links.values() if link.teacher is not None]
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        """Jobs, or parts of jobs, that are at each teacher or on their way to it, by address."""
+        return {address: link.jobs for address, link in self._links.items()}
 
     def stop(self) -> None:
         """Claims no more; `run` returns when what is in flight is finished or released."""
@@ -201,11 +208,13 @@ class Dispatcher:
 
     async def _finish(self, claim: Claim, assembly: Assembly) -> None:
         """Waits for a job's answers and writes what came of it to the queue."""
+        sent = time.monotonic()
         try:
             response = await assembly.response()
         except CounterhintError as error:
             await self._end(claim, error)
         else:
+            metrics.SERVICE_SECONDS.observe(time.monotonic() - sent)
             complete = partial(
                 self._queue.complete,
                 response=response.SerializeToString(),
@@ -219,6 +228,7 @@ class Dispatcher:
             await self._settle(self._queue.release, claim)
             return
         log.warning("job %s of run %s: %s", claim.id, claim.run_id, error.reason)
+        metrics.FAILURES.labels(error.reason).inc()
         retryable = _may_pass_next_time(error)
         await self._settle(partial(self._queue.fail, error=error, retryable=retryable), claim)
 

@@ -3,7 +3,7 @@
 What the queue knows is read from it now and then, so that runs that are gone have no series left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -30,6 +30,16 @@ ANSWER_SECONDS = Histogram(
     "Seconds between a scored job's arrival and its answer",
     buckets=SECONDS,
 )
+SERVICE_SECONDS = Histogram(
+    "counterhint_dispatcher_service_seconds",
+    "Seconds between sending a job and its scores",
+    buckets=SECONDS,
+)
+FAILURES = Counter(
+    "counterhint_dispatcher_failures",
+    "Deliveries that ended badly, by reason: retried, put aside or the job's outcome",
+    ["reason"],
+)
 
 JOB_STATES = ("queued", "claimed", "dead")
 ENDS = ("done", "failed", "cancelled", "expired")
@@ -46,6 +56,8 @@ class QueueFigures(Collector):
         """Whether the queue takes jobs and a teacher is known."""
         self.teachers = 0
         """Teachers that are connected to this process's dispatcher."""
+        self.in_flight: Mapping[str, int] = {}
+        """Jobs at each of its teachers."""
 
     def collect(self) -> Iterator[Metric]:
         """One sample a run of each figure."""
@@ -79,6 +91,12 @@ class QueueFigures(Collector):
             for run in runs:
                 total.add_metric([run.run_id], getattr(run, name))
             yield total
+        in_flight = GaugeMetricFamily(
+            "counterhint_dispatcher_in_flight", "Jobs at a teacher", labels=["teacher"]
+        )
+        for teacher, number in self.in_flight.items():
+            in_flight.add_metric([teacher], number)
+        yield in_flight
         yield GaugeMetricFamily("counterhint_queue_runs", "Runs that are known", len(self.runs))
         yield GaugeMetricFamily(
             "counterhint_services_ready",

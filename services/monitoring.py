@@ -40,7 +40,9 @@ async def monitored(
         nonlocal last_turn
         while True:
             last_turn = time.monotonic()
-            figures.teachers = 0 if dispatcher is None else len(dispatcher.connected)
+            if dispatcher is not None:
+                figures.teachers = len(dispatcher.connected)
+                figures.in_flight = dispatcher.in_flight
             await asyncio.sleep(1.0)
 
     def trouble() -> str:

@@ -119,11 +119,16 @@ class TeacherLink:
         return self._tokens / self._max_tokens
 
     @property
+    def jobs(self) -> int:
+        """Deliveries in flight."""
+        return len(self._sent) + len(self._unsent)
+
+    @property
     def has_room(self) -> bool:
         """Whether another job can be sent now."""
         return (
             self.teacher is not None
-            and len(self._sent) + len(self._unsent) < self._max_jobs
+            and self.jobs < self._max_jobs
             and self._tokens < self._max_tokens
             and not self._alone
             and self._pause is None

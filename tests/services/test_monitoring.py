@@ -69,6 +69,9 @@ def test_services_tell_what_they_have_done(tmp_path: Path):
         assert found["intake_answers_total OK"] == found["intake_answer_seconds_count"] == 2
         assert found["intake_wait_seconds_count"] == found["queue_ended_total run done"] == 2
         assert found["intake_answers_total NOT_FINITE"] == 1
+        assert found["dispatcher_service_seconds_count"] == 2
+        assert found["dispatcher_failures_total NOT_FINITE"] == 1
+        assert found[f"dispatcher_in_flight {teacher}"] == 0
         assert found["queue_tokens_naive_total run"] > found["queue_tokens_cached_total run"] == 0
         assert found["queue_jobs run queued"] == found["queue_jobs run claimed"] == 0
         assert found["queue_runs"] == found["services_ready"] == found["dispatcher_teachers"] == 1
