@@ -21,6 +21,7 @@ from counterhint.errors import (
     InvalidJob,
     TokenizerMismatch,
     UnknownFailure,
+    WeightsUnavailable,
 )
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import cost_from_message
@@ -248,14 +249,32 @@ class Dispatcher:
                 return
 
     def _accept(self, joining: TeacherLink, teacher: TeacherInfo) -> None:
-        """Refuses a teacher whose token ids mean something else than the others'.
+        """Refuses a teacher whose scores could not stand beside the others'.
+
+        Weights of its own that are newer or older are let in, as in a rolling update: every score
+        is stamped with its revision.
 
         Raises:
-            TokenizerMismatch: that.
+            TokenizerMismatch: its token ids mean something else.
+            WeightsUnavailable: it is another model.
         """
         for known in self.connected:
             if teacher.tokenizer_fingerprint != known.tokenizer_fingerprint:
                 raise TokenizerMismatch(known.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
+            if teacher.model_id != known.model_id:
+                raise WeightsUnavailable(
+                    f"it serves {teacher.model_id!r}, but {known.model_id!r} is connected already: "
+                    "give each model services of its own, or the same --model-id to copies of one",
+                    reason="OTHER_MODEL",
+                    details={"model": teacher.model_id, "connected": known.model_id},
+                )
+            if teacher.weights_revision != known.weights_revision:
+                log.warning(
+                    "teacher at %s: its own weights are %s, those of another teacher %s",
+                    joining.address,
+                    teacher.weights_revision,
+                    known.weights_revision,
+                )
 
     async def _keep(self) -> None:
         """Renews leases, then takes back what others lost."""

@@ -130,11 +130,17 @@ async def serve(
     admission = Admission(engine, options.max_queued_tokens, options.max_held_bytes)
     cache = ContentCache(options.content_cache_bytes, engine.info)
     metrics.follow(watched, admission)
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(watched.start(options.ready_seconds))
     try:
-        await watched.start(options.ready_seconds)
-        if not watched.lost.done():
-            await _serve_engine(options, watched, admission, cache, stop, announce)
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            if not watched.lost.done():
+                await _serve_engine(options, watched, admission, cache, stop, announce)
     finally:
+        starting.cancel()
+        stopping.cancel()
         ending(EXIT_ENGINE_DEAD if watched.lost.done() else EXIT_DONE)
         await engine.close()
     if watched.lost.done():

@@ -178,6 +178,14 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
             reply.response.CopyFrom(response)
         except CounterhintError as error:
             reply.failure.CopyFrom(failure_to_message(error))
+        except Exception as error:  # the stream's other jobs go on
+            log.exception("job %s failed in the server", request.job.id)
+            failure = EngineFailure(
+                f"the server failed on job {request.job.id!r}: {type(error).__name__}",
+                reason="SERVER_FAILED",
+                details={"job": request.job.id, "error": type(error).__name__},
+            )
+            reply.failure.CopyFrom(failure_to_message(failure))
         return reply
 
     async def _score(

@@ -103,7 +103,9 @@ def _allowed_path(weights: Weights, roots: Sequence[Path]) -> Path:
     parts = urlsplit(weights.uri)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise _unavailable(
-            weights, "WEIGHTS_NOT_ALLOWED", f"{weights.uri!r} is not a file:/// address"
+            weights,
+            "WEIGHTS_NOT_ALLOWED",
+            f"{weights.uri!r} is not a file:/// address: write file:// before an absolute path",
         )
     path = Path(unquote(parts.path)).resolve()
     if path.suffix != ".safetensors":

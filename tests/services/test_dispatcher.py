@@ -194,8 +194,12 @@ def test_an_expired_job_costs_no_compute(address: str) -> None:
     asyncio.run(run())
 
 
-def test_a_teacher_with_another_tokenizer_is_refused_and_the_others_work(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("difference", "told"),
+    [({"tokenizer_fingerprint": "0" * 64}, "tokenizer"), ({"model_id": "larger"}, "'larger'")],
+)
+def test_a_teacher_of_another_kind_is_refused_and_the_others_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, difference: dict[str, str], told: str
 ) -> None:
     good, other = f"unix://{tmp_path}/good.sock", f"unix://{tmp_path}/other.sock"
 
@@ -206,8 +210,10 @@ def test_a_teacher_with_another_tokenizer_is_refused_and_the_others_work(
             dispatching(queue, [good, other]),
         ):
             await until(lambda: is_connected(queue))
-            async with serving(ScriptedTeacher(fingerprint="0" * 64), other) as stranger:
-                await until(lambda: "tokenizer" in caplog.text)
+            stranger = ScriptedTeacher()
+            stranger.info = replace(stranger.info, **difference)
+            async with serving(stranger, other):
+                await until(lambda: told in caplog.text)
                 await submit(queue, *"abc")
                 for name in "abc":
                     assert (await ended(queue, name)).state is JobState.DONE
@@ -215,7 +221,7 @@ def test_a_teacher_with_another_tokenizer_is_refused_and_the_others_work(
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(run())
-    assert "0" * 64 in caplog.text
+    assert all(value in caplog.text for value in difference.values())
 
 
 def test_two_teachers_share_the_work(tmp_path: Path) -> None:

@@ -110,9 +110,10 @@ class HeldEngine(Engine):
 class BrokenEngine(Engine):
     """Scores as another engine does, but breaks on jobs whose id says how.
 
-    By the first word: `crash` fails once, `nan` gives a score that is not finite, `sicken` fails,
-    and every job after it, `die` ends the engine, `hang` keeps a thread for ever, which neither
-    answers nor lets the engine be closed (only for processes that end all the same).
+    By the first word: `crash` fails once, `odd` gives numbers of a kind that cannot be sent, `nan`
+    gives a score that is not finite, `sicken` fails, and every job after it, `die` ends the engine,
+    `hang` keeps a thread for ever, which neither answers nor lets the engine be closed (only for
+    processes that end all the same).
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -137,6 +138,9 @@ class BrokenEngine(Engine):
         if self._sick:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         scored = await self._engine.score(job)
+        if job.id == "odd" and scored.scores.sampled is not None:
+            odd: Any = scored.scores.sampled.astype(np.complex64)
+            return replace(scored, scores=replace(scored.scores, sampled=odd))
         if job.id == "nan" and scored.scores.sampled is not None:
             sampled = scored.scores.sampled.copy()
             sampled[2] = np.nan

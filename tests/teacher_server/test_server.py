@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 
 import grpc
 import pytest
@@ -99,6 +101,24 @@ def test_a_drain_ends_what_runs_and_refuses_what_comes(engine):
                 assert await stream.code() == grpc.StatusCode.UNAVAILABLE
             await asyncio.wait_for(teacher.ended, 20)
             assert sorted(held.started) == ["running", "streamed"]
+
+    asyncio.run(run())
+
+
+def test_a_signal_while_the_engine_starts_ends_the_teacher(engine, tmp_path):
+    starting = asyncio.Event()
+
+    class Slow(HeldEngine):
+        async def start(self) -> None:
+            starting.set()
+            await self.release.wait()
+
+    async def run() -> None:
+        options = ServerOptions(f"unix://{tmp_path}/t.sock")
+        serving = asyncio.create_task(serve(options, lambda: Slow(engine)))
+        await starting.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serving, 20)
 
     asyncio.run(run())
 

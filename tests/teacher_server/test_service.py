@@ -143,7 +143,7 @@ def test_one_bad_job_of_a_stream_leaves_the_others_alone(engine):
 
 
 def test_numbers_that_are_not_finite_and_crashes_are_typed_errors(engine):
-    jobs = [small_job(engine, id=name) for name in ("crash", "nan", "good")]
+    jobs = [small_job(engine, id=name) for name in ("crash", "nan", "odd", "good")]
 
     async def use(client: AsyncScoringClient) -> None:
         outcomes = await stream(client, jobs)
@@ -151,6 +151,8 @@ def test_numbers_that_are_not_finite_and_crashes_are_typed_errors(engine):
         assert (outcomes["nan"].reason, outcomes["nan"].details["row"]) == ("NOT_FINITE", "2")
         assert isinstance(outcomes["crash"], EngineFailure)
         assert outcomes["crash"].reason == "ENGINE_FAILED"
+        assert isinstance(outcomes["odd"], EngineFailure)
+        assert outcomes["odd"].reason == "SERVER_FAILED"
         assert not isinstance(outcomes["good"], CounterhintError)
 
     with_client(BrokenEngine(engine), use)

@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import socket
+import tempfile
 import time
 import zlib
 from dataclasses import dataclass, replace
@@ -64,6 +65,9 @@ class VllmEngine(Engine):
 
     def __init__(self, options: VllmOptions) -> None:
         check_model_folder(options.model)
+        # vLLM leaves the sockets of its processes behind.
+        self._sockets = tempfile.TemporaryDirectory(prefix="counterhint-vllm-")
+        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
         config, path = engine_config(options)
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -205,6 +209,7 @@ class VllmEngine(Engine):
         """Ends vLLM's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
         self._weights.close()
+        self._sockets.cleanup()
 
     async def _score_pairs(
         self, job: ScoringJob, adapter: "LoRARequest | None"
@@ -252,27 +257,37 @@ class VllmEngine(Engine):
         return zlib.crc32(context.tobytes()) % self._ranks
 
     async def _difference_from_public(self) -> float:
-        """The largest difference between our path and the public interface on a few tokens."""
+        """The largest difference between our path and the public interface on a few tokens.
+
+        The tokens themselves are asked for as given ids too, where the path has those.
+        """
         length = min(8, self.info.max_model_len // 2)
         ids = (np.arange(2 * length) % self.info.vocab_size).astype(np.int32)
+        context, response = ids[:length], ids[length:]
+        given = "given" in self._path.outputs
         job = ScoringJob(
             "probe",
             "",
-            (ids[:length],),
-            (ids[length:],),
+            (context,),
+            (response,),
             pairs_array([(0, 0)]),
             self.info.tokenizer_fingerprint,
-            Outputs(),
+            Outputs(top_k=min(4, self.info.max_top_k), given=given),
+            response[:, None] if given else None,
         )
-        ours = (await self.score(job)).scores.sampled
+        ours = (await self.score(job)).scores
         (request,) = pair_requests(job)
         public = PromptLogProbsPath()
         output = await self.generate(request.tokens, public.sampling_params(request, cached=False))
         expected = public.read(request, output, cached=False)
         assert expected is not None
-        assert expected.sampled is not None
-        assert ours is not None
-        return float(np.abs(ours - expected.sampled).max())
+        compared: list[Any] = [(ours.sampled, expected.sampled)]
+        if given:
+            assert ours.given is not None
+            compared.append((ours.given[:, 0], expected.sampled))
+        if job.outputs.top_k:
+            compared.append((ours.top_k_log_probs, expected.top_k_log_probs))
+        return max(float(np.abs(one - other).max()) for one, other in compared)
 
 
 @dataclass(frozen=True, slots=True)

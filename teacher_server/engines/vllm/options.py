@@ -74,6 +74,8 @@ _OURS: dict[str, Any] = {
     # vLLM's own metrics, which appear beside ours.
     "disable_log_stats": False,
     "trust_remote_code": False,
+    # It leaves out the very rows that are scored.
+    "kv_sharing_fast_prefill": False,
 }
 _BY_OPTION = {
     "model": "--model",
@@ -275,6 +277,11 @@ def _create(arguments: Mapping[str, Any]) -> "VllmConfig":
             else one["msg"]
             for one in error.errors(include_url=False)
         )
+        if "max_model_len" in wrong:
+            wrong += (
+                " (vLLM was asked for one more than --max-model-len, because it samples a token "
+                "behind the sequence: give at most the model's limit less 1, or leave it out)"
+            )
         raise InputError(f"--engine-arg, or an option of the same name: {wrong}") from error
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"vLLM cannot start with these arguments: {error}") from error
