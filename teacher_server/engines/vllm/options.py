@@ -141,6 +141,7 @@ def engine_config(options: VllmOptions) -> tuple["VllmConfig", type[ScoringPath]
         log.info("no adapters: vLLM has none for %s", architecture)
         arguments = _without_adapters(arguments)
         config = _create(arguments)
+    _check_heads(config)
     path = _choose_path(options.scoring_path, config)
     if path is PromptLogProbsPath and not config.use_v2_model_runner:
         vocab_size = config.model_config.get_vocab_size()
@@ -261,6 +262,24 @@ def _takes_adapters(config: "VllmConfig") -> bool:
     from vllm.model_executor.models import supports_lora
 
     return bool(supports_lora(get_model_cls(config.model_config)))
+
+
+def _check_heads(config: "VllmConfig") -> None:
+    """Refuses heads that vLLM's kernels for CPUs lack, before they end the engine at its first
+    token."""
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    model = config.model_config
+    if not current_platform.is_cpu() or model.use_mla:
+        return
+    size = model.get_head_size()
+    if not CPUAttentionBackend.supports_head_size(size):
+        known = ", ".join(map(str, CPUAttentionBackend.get_supported_head_sizes()))
+        raise InputError(
+            f"--model {model.model}: its heads have {size} dimensions, and on a CPU vLLM computes "
+            f"those of {known}; use --engine transformers"
+        )
 
 
 def _create(arguments: Mapping[str, Any]) -> "VllmConfig":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from counterhint.errors import InputError
 from teacher_server.engines.vllm.options import VllmOptions, engine_config, parse_engine_args
@@ -83,6 +84,13 @@ def test_options_that_this_vllm_or_model_cannot_do(folder):
     assert "max_num_batched_tokens=100000000" in refusal(
         folder, "max_num_batched_tokens=100000000", scoring_path="prompt-log-probs"
     )
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for vLLM on a CPU")
+def test_heads_that_a_cpu_cannot_compute(tmp_path):
+    write_tiny_llama(tmp_path)
+    assert "its heads have 8 dimensions" in refusal(tmp_path)
 
 
 @pytest.mark.vllm
