@@ -72,7 +72,7 @@ def test_wrong_passwords_and_missing_permissions_end_with_one_line_without_the_p
         operator.execute_command("ACL", "SETUSER", "half", "on", ">secret", *rules)
     for user, problem in (("queue:wrong", "invalid username-password"), ("half:secret", "evalsha")):
         url = f"unix://{user}@{redis_server.socket}"
-        assert main(["queue", "ls", "--redis", url]) == 2
+        assert main(["runs", "ls", "--redis", url]) == 2
         error = capsys.readouterr().err
         assert problem in error
         assert error.count("\n") == 1

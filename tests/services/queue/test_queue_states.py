@@ -209,6 +209,8 @@ class QueueMachine(RuleBasedStateMachine):
             self.known.add(run)
         else:
             self.operator.discard(run)
+            if not any(run_of(name) == run for name in self.states) and run not in self.paused:
+                self.known.discard(run)  # a run of which nothing is known is none
 
     @rule(run=runs)
     def purge(self, run: str) -> None:
