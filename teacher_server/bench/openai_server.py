@@ -8,7 +8,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import httpx
 import numpy as np
@@ -21,6 +21,8 @@ from teacher_server.bench.job import GroupShape
 CONNECT_SECONDS = 10.0
 """How long a connection may take; an answer may take as long as it wants."""
 
+_Arrays: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]
+
 
 @dataclass(frozen=True, slots=True)
 class ServerReply:
@@ -28,6 +30,10 @@ class ServerReply:
 
     log_probs: NDArray[np.float32]
     """`[N]`: of the responses' own tokens."""
+    top_k_ids: NDArray[np.int32]
+    """`[N, k]`: the most probable ids, best first."""
+    top_k_log_probs: NDArray[np.float32]
+    """`[N, k]`: their log probs."""
     seconds: float
     """From the first request to the last number in an array."""
     bytes: int
@@ -97,14 +103,17 @@ class OpenAiServer:
         replies = await asyncio.gather(
             *(self._score_pair(job, context, response) for context, response in job.pairs.tolist())
         )
-        log_probs = np.concatenate([scores for scores, _ in replies])
+        log_probs, top_k_ids, top_k_log_probs = map(
+            np.concatenate, zip(*(arrays for arrays, _ in replies), strict=True)
+        )
         seconds = time.perf_counter() - start
-        return ServerReply(log_probs, seconds, sum(size for _, size in replies))
+        size = sum(size for _, size in replies)
+        return ServerReply(log_probs, top_k_ids, top_k_log_probs, seconds, size)
 
     async def _score_pair(
         self, job: ScoringJob, context: int, response: int
-    ) -> tuple[NDArray[np.float32], int]:
-        """Log probs `[T]` of a response, and the bytes of the body that they came in."""
+    ) -> tuple[_Arrays, int]:
+        """The arrays of a `ServerReply` for one response, and the bytes that they came in."""
         tokens = job.responses[response].tolist()
         answer = await self._ask(
             "POST",
@@ -127,11 +136,7 @@ class OpenAiServer:
             raise self._refusal(
                 "it answers without prompt_logprobs", "give the URL of a vLLM server"
             )
-        log_probs = [
-            position[str(token)]["logprob"]
-            for position, token in zip(positions[-len(tokens) :], tokens, strict=True)
-        ]
-        return np.array(log_probs, dtype=np.float32), len(answer.content)
+        return _arrays(positions[-len(tokens) :], tokens, job.outputs.top_k), len(answer.content)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
@@ -144,6 +149,26 @@ class OpenAiServer:
 
     def _refusal(self, problem: str, remedy: str) -> InputError:
         return InputError(f"--against {self._url}: {problem}; {remedy}")
+
+
+def _arrays(positions: list[dict[str, Any]], tokens: list[int], k: int) -> _Arrays:
+    """Log probs `[T]` of the tokens, ids and log probs `[T, k]` of the most probable ones.
+
+    A position is a dictionary: id → rank and log prob, the token's own entry first, which is a
+    further one where the token is not among the k.
+    """
+    log_probs = [
+        position[str(token)]["logprob"] for position, token in zip(positions, tokens, strict=True)
+    ]
+    best = [
+        sorted((entry["rank"], int(token), entry["logprob"]) for token, entry in position.items())
+        for position in positions
+    ]
+    return (
+        np.array(log_probs, dtype=np.float32),
+        np.array([[token for _, token, _ in row[:k]] for row in best], dtype=np.int32),
+        np.array([[log_prob for _, _, log_prob in row[:k]] for row in best], dtype=np.float32),
+    )
 
 
 def _is_json(answer: httpx.Response) -> bool:

@@ -6,26 +6,41 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-CONFIG = LlamaConfig(
-    vocab_size=4096,
-    hidden_size=512,
-    intermediate_size=1536,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    max_position_embeddings=4096,
-    tie_word_embeddings=True,
-    initializer_range=0.1,
-)
-"""A head small beside the layers, as in models of use."""
+HEAD_SIZE = 64
 
 
-def write_random_model(folder: Path) -> Path:
-    """Saves a float32 Llama of `CONFIG` and its tokenizer in the transformers format."""
+def random_model_config(hidden_size: int = 512) -> LlamaConfig:
+    """A Llama of 4 layers, whose head is small beside the layers, as in models of use.
+
+    Args:
+        hidden_size: a multiple of 128.
+    """
+    return LlamaConfig(
+        vocab_size=4096,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=4,
+        num_attention_heads=hidden_size // HEAD_SIZE,
+        num_key_value_heads=hidden_size // HEAD_SIZE // 2,
+        head_dim=HEAD_SIZE,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
+
+
+def write_random_model(folder: Path, hidden_size: int = 512) -> Path:
+    """Saves a float32 model of `random_model_config` and its tokenizer in the transformers format.
+
+    Args:
+        folder: where to.
+        hidden_size: a multiple of 128.
+    """
+    config = random_model_config(hidden_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(CONFIG).save_pretrained(folder)
-    words = {f"w{index}": index for index in range(CONFIG.vocab_size)}
+        LlamaForCausalLM(config).save_pretrained(folder)
+    words = {f"w{index}": index for index in range(config.vocab_size)}
     backend = Tokenizer(models.WordLevel(words, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0").save_pretrained(folder)

@@ -20,6 +20,8 @@ from teacher_server.bench.openai_server import OpenAiServer, ServerReply
 
 CONNECT_SECONDS = 10.0
 """How long the address may take for its first answer."""
+PAUSE_SECONDS = 1.0
+"""Between the turns of two servers: what one does after its answer must not slow the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class AgainstFigures:
     ceiling: float
     """Tokens of one full forward pass a pair, over those with every context computed once."""
     max_abs_diff: float
-    """Largest difference between the log probs of both."""
+    """Largest difference between the log probs of both, the top k's included."""
 
 
 def bench_served(address: str, shape: GroupShape, repeats: int) -> ServedFigures:
@@ -103,7 +105,9 @@ def bench_against(address: str, url: str, shape: GroupShape, repeats: int) -> Ag
             ours, theirs, differences = [], [], []
             for seed in _seeds(repeats):
                 job = _job(shape, teacher, seed)
+                await asyncio.sleep(PAUSE_SECONDS)
                 ours.append(await _score(client, job))
+                await asyncio.sleep(PAUSE_SECONDS)
                 theirs.append(await server.score(job))
                 differences.append(_difference(ours[-1].result, theirs[-1]))
             figures = _served_figures(ours[1:])
@@ -170,4 +174,8 @@ def _served_figures(rounds: Sequence[_Round]) -> ServedFigures:
 
 def _difference(ours: ScoringResult, theirs: ServerReply) -> float:
     assert ours.scores.sampled is not None
-    return float(np.abs(ours.scores.sampled - theirs.log_probs).max())
+    difference = np.abs(ours.scores.sampled - theirs.log_probs).max()
+    if ours.scores.top_k_log_probs is not None:  # ids of equal log probs may change places
+        top_k = np.abs(ours.scores.top_k_log_probs - theirs.top_k_log_probs).max()
+        difference = max(difference, top_k)
+    return float(difference)
