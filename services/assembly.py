@@ -7,8 +7,7 @@ from functools import cached_property
 
 from google.protobuf.message import DecodeError
 
-from counterhint.channel import MAX_MESSAGE_BYTES
-from counterhint.errors import EngineFailure, InvalidJob, Overloaded, Unavailable
+from counterhint.errors import EngineFailure, InvalidJob, Unavailable
 from counterhint.jobs import ScoringJob, ScoringResult, Weights
 from counterhint.messages import (
     job_from_message,
@@ -25,8 +24,6 @@ from services.teacher_link import Delivery, TeacherLink
 
 MAX_RESCORES = 2
 """How often parts that do not fit the others are scored again before the job is given back."""
-LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
-"""Most bytes of a response, with room for what else a message holds."""
 
 
 class Assembly:
@@ -159,15 +156,7 @@ class Assembly:
                 self._send(number, link)
             await self._collect(odd)
         results = [self._results[number] for number in range(len(self._parts))]
-        response = result_to_message(merge_results(self._job, self._parts, results))
-        if (size := response.ByteSize()) > LARGEST_REPLY:
-            raise Overloaded(
-                f"the scores of job {self._claim.id!r} take {size} bytes, but a reply holds at "
-                f"most {LARGEST_REPLY}: split the job, or ask for a smaller top_k",
-                reason="REPLY_TOO_LARGE",
-                details={"bytes": size, "max_bytes": LARGEST_REPLY},
-            )
-        return response
+        return result_to_message(merge_results(self._job, self._parts, results))
 
     async def _collect(self, numbers: Sequence[int]) -> None:
         async def collect(number: int) -> None:

@@ -66,6 +66,8 @@ class ContentCache:
             for key, computing in ours.items():
                 scores = computed.get(key)
                 if scores is not None and scores.valid is None:
+                    if (earlier := self._recent.get(key)) is not None:
+                        scores = _both(scores, earlier)
                     self._recent.put(key, scores)
                     computing.set_result(scores)
                 else:
@@ -194,6 +196,23 @@ def _covers(scores: Scores, outputs: Outputs) -> bool:
         and (not outputs.entropy or scores.entropy is not None)
         and (not outputs.given or scores.given is not None)
         and (not outputs.top_k or (ids is not None and ids.shape[1] >= outputs.top_k))
+    )
+
+
+def _both(scores: Scores, earlier: Scores) -> Scores:
+    """What either holds of one pair: it was scored again for an output that was not there."""
+
+    def columns(ids: NDArray[np.int32] | None) -> int:
+        return 0 if ids is None else ids.shape[1]
+
+    more = scores if columns(scores.top_k_ids) >= columns(earlier.top_k_ids) else earlier
+    return replace(
+        scores,
+        sampled=earlier.sampled if scores.sampled is None else scores.sampled,
+        given=earlier.given if scores.given is None else scores.given,
+        entropy=earlier.entropy if scores.entropy is None else scores.entropy,
+        top_k_ids=more.top_k_ids,
+        top_k_log_probs=more.top_k_log_probs,
     )
 
 

@@ -9,12 +9,10 @@ from typing import Any
 import grpc
 
 from counterhint.authentication import Authentication
-from counterhint.channel import MAX_MESSAGE_BYTES
 from counterhint.errors import (
     CounterhintError,
     DeadlinePassed,
     EngineFailure,
-    Overloaded,
     Unavailable,
     error_to_status,
     failure_to_message,
@@ -34,8 +32,6 @@ from teacher_server.engines.base import Scored
 from teacher_server.reply_writer import ReplyWriter
 from teacher_server.watched_engine import WatchedEngine
 
-LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
-"""Most bytes of scores in one reply: a message with room for what else it holds."""
 LAST_ANSWERS = 5.0
 """Seconds in which every job learns that the engine is lost; it takes a moment."""
 RETRY_WHEN_DRAINING = 1.0
@@ -230,15 +226,14 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         info = self._engine.info
         job = job_from_message(request)
         validate_job(job, info)
-        reply_bytes = _reply_bytes(job)
         tokens_computed, seconds = 0, 0.0
         async with self._cache.look_up(job) as found:
             waited = found.waited
             if found.rest is None:
-                await self._admission.hold(reply_bytes, held)
+                await self._admission.hold(job.reply_bytes, held)
                 scores = found.known_scores()
             else:
-                scored, admitted = await self._through_engine(found.rest, reply_bytes, held)
+                scored, admitted = await self._through_engine(found.rest, job.reply_bytes, held)
                 scores = found.with_rest(scored.scores)
                 tokens_computed, seconds = scored.tokens_computed, scored.seconds
                 waited += admitted
@@ -299,26 +294,6 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
 
 def _wanted_revision(job: ScoringJob, teacher: TeacherInfo) -> str:
     return teacher.weights_revision if job.weights is None else job.weights.revision
-
-
-def _reply_bytes(job: ScoringJob) -> int:
-    """How many bytes a job's scores take.
-
-    Raises:
-        Overloaded: no message can carry them; with both sizes, before any compute.
-    """
-    asked, given = job.outputs, job.token_ids
-    numbers = asked.sampled + asked.entropy + 2 * asked.top_k
-    numbers += 0 if given is None else given.shape[1]
-    size = 4 * numbers * int(job.pair_lengths.sum())
-    if size > LARGEST_REPLY:
-        raise Overloaded(
-            f"the scores of job {job.id!r} take {size} bytes, but a reply holds at most "
-            f"{LARGEST_REPLY}: split the job, or ask for a smaller top_k",
-            reason="REPLY_TOO_LARGE",
-            details={"bytes": size, "max_bytes": LARGEST_REPLY},
-        )
-    return size
 
 
 def _draining() -> Unavailable:

@@ -11,6 +11,8 @@ SERVICE_NAME = scoring_pb2.DESCRIPTOR.services_by_name["ScoringService"].full_na
 """The name under which a server's health service speaks of scoring."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest message on either side; gRPC's own default for receiving is 4 MiB."""
+LARGEST_REPLY = MAX_MESSAGE_BYTES - 1024 * 1024
+"""Most bytes of a job's scores, with room for what else a message holds."""
 MAX_METADATA_BYTES = 8 * 1024
 """Largest headers of a call, its token among them; beyond it gRPC refuses the call."""
 

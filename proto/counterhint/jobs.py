@@ -115,6 +115,13 @@ class ScoringJob:
         """Tokens with every used context computed once: the cost by which the queue is fair."""
         return int(self.context_shares.sum())
 
+    @cached_property
+    def reply_bytes(self) -> int:
+        """Bytes that the job's scores take at most, in memory and in a message."""
+        numbers = self.outputs.sampled + self.outputs.entropy + 2 * self.outputs.top_k
+        numbers += 0 if self.token_ids is None else self.token_ids.shape[1]
+        return (4 * numbers + 1) * int(self.pair_lengths.sum())
+
     def part(self, pairs: NDArray[np.integer]) -> "ScoringJob":
         """A job of some of its pairs, with the contexts and responses that they need.
 

@@ -1,5 +1,6 @@
 """Whether a teacher can score a job at all: asked by the intake and again by the teacher."""
 
+from counterhint.channel import LARGEST_REPLY
 from counterhint.errors import InvalidJob, Overloaded, TokenizerMismatch
 from counterhint.jobs import ScoringJob, TeacherInfo
 from counterhint.tensors import TokenIds
@@ -18,7 +19,7 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo, *, may_be_split: bool = 
         TokenizerMismatch: the job's ids were made with another tokenizer.
         InvalidJob: an output that the teacher cannot give, a token id outside the vocabulary, a
             pair longer than the model takes, or more top-k entries than the teacher gives.
-        Overloaded: the job is larger than the teacher's bound.
+        Overloaded: the job is larger than the teacher's bound, or its scores than a message.
     """
     if job.tokenizer_fingerprint != teacher.tokenizer_fingerprint:
         raise TokenizerMismatch(job.tokenizer_fingerprint, teacher.tokenizer_fingerprint)
@@ -62,6 +63,13 @@ def validate_job(job: ScoringJob, teacher: TeacherInfo, *, may_be_split: bool = 
             f"{teacher.max_job_tokens}: split it by context, or raise the bound",
             reason="JOB_TOO_LARGE",
             details={"tokens": job.tokens_computed, "max_job_tokens": teacher.max_job_tokens},
+        )
+    if job.reply_bytes > LARGEST_REPLY:
+        raise Overloaded(
+            f"the scores of job {job.id!r} take {job.reply_bytes} bytes, but a reply holds at most "
+            f"{LARGEST_REPLY}: split the job, or ask for a smaller top_k",
+            reason="REPLY_TOO_LARGE",
+            details={"bytes": job.reply_bytes, "max_bytes": LARGEST_REPLY},
         )
 
 

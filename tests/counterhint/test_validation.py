@@ -88,6 +88,17 @@ def test_what_the_teacher_can_score_passes(job: ScoringJob) -> None:
             "JOB_TOO_LARGE",
             "takes 203 tokens.*bound is 200",
         ),
+        (  # 2 tokens a pair, 100,001 numbers each: 2 * 84 * 400,005 bytes
+            make_job(
+                responses=(many(1), many(2)),
+                outputs=Outputs(given=True),
+                token_ids=np.ones((3, 100_000), np.int32),
+                pairs=pairs_array([(0, 1)] * 84),
+            ),
+            Overloaded,
+            "REPLY_TOO_LARGE",
+            r"take 67200840 bytes.*at most 66060288.*smaller top_k",
+        ),
     ],
 )
 def test_what_it_cannot_score_is_refused_by_name(

@@ -183,6 +183,21 @@ def test_a_request_for_less_is_answered_from_what_holds_more(engine: Transformer
     with_client(engine, use)
 
 
+def test_scores_asked_for_by_turns_are_all_kept(engine: TransformersEngine):
+    job = job_for(engine, outputs=Outputs(top_k=3))
+
+    async def use(client: AsyncScoringClient) -> None:
+        both = (await client.score(job)).scores
+        await client.score(replace(job, outputs=Outputs(sampled=False, top_k=1, entropy=True)))
+        batches = engine.progress()
+        again = await client.score(replace(job, outputs=Outputs(top_k=3, entropy=True)))
+        assert engine.progress() == batches
+        assert_same_bits(replace(again.scores, entropy=None), both)
+        assert again.scores.entropy is not None
+
+    with_client(engine, use)
+
+
 class RecordingEngine(Engine):
     """Keeps the jobs that reach another engine."""
 

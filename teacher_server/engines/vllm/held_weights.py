@@ -5,6 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Generic, TypeVar
 
 from counterhint.jobs import Weights
@@ -72,7 +73,7 @@ class HeldWeights(Generic[Prepared, Held]):
         key = weights_key(weights)
         if key not in self._loading:
             loading = asyncio.create_task(self._make_room_and_load(weights))
-            loading.add_done_callback(lambda _: self._loading.pop(key))
+            loading.add_done_callback(partial(self._end_loading, key))
             self._loading[key] = loading
         loading = self._loading[key]
         try:
@@ -81,6 +82,12 @@ class HeldWeights(Generic[Prepared, Held]):
             # Half a loading is no state to leave to others: it is their turn when it is done.
             await asyncio.wait([loading])
             raise
+
+    def _end_loading(self, key: Key, loading: asyncio.Task[None]) -> None:
+        del self._loading[key]
+        # All who waited may have been cancelled: then nobody else hears of it.
+        if not loading.cancelled() and (error := loading.exception()) is not None:
+            log.warning("weights %s were not loaded: %s", key[0] if key else "of the server", error)
 
     async def _make_room_and_load(self, weights: Weights | None) -> None:
         key = weights_key(weights)

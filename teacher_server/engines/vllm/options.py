@@ -200,9 +200,14 @@ def _engine_arguments(options: VllmOptions) -> dict[str, Any]:
             f"--engine-arg hf_overrides={given}: give fields of config.json, for example "
             "hf_overrides={tie_word_embeddings: true}"
         )
+    if (head := given.get("head_dtype", "float32")) != "float32":
+        raise InputError(
+            f"--engine-arg hf_overrides={{head_dtype: {head}}}: log probs are exact only from a "
+            "float32 head; remove it"
+        )
     overrides = dict(given)
     if options.dtype != "float32":
-        overrides.setdefault("head_dtype", "float32")
+        overrides["head_dtype"] = "float32"
     return {
         **defaults,
         **options.engine_args,

@@ -71,6 +71,7 @@ def test_words_that_are_no_arguments(word, message):
         ("block_size=[1]", "block_size=[1]: Input should be a valid integer"),
         ("hf_overrides=", "hf_overrides=None: give fields of config.json"),
         ("hf_overrides=3", "hf_overrides=3: give fields of config.json"),
+        ("hf_overrides={head_dtype: bfloat16}", "exact only from a float32 head; remove it"),
     ],
 )
 def test_engine_arguments_that_cannot_be_used(folder, word, message):

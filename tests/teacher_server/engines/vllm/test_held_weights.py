@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from dataclasses import dataclass, field
 
 import pytest
@@ -103,6 +104,28 @@ def test_after_a_failed_load_nothing_is_taken_for_held():
         assert engine.done == ["load 1", "drop 1", "load 1", "drop 1", "load 2"]
 
     asyncio.run(play())
+
+
+def test_a_failure_that_nobody_waits_for_any_more_is_told_in_the_log(caplog):
+    unheard: list[dict[str, object]] = []
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: unheard.append(what))
+        engine = Engine(broken={"load 1"})
+        held = engine.held(1)
+        engine.gate.clear()
+        loading = asyncio.create_task(once(held, "1"))
+        await asyncio.sleep(0.05)
+        loading.cancel()
+        engine.gate.set()
+        await asyncio.wait([loading])
+        assert loading.cancelled()
+        del loading
+        gc.collect()
+
+    asyncio.run(play())
+    assert "1.safetensors were not loaded: load 1" in caplog.text
+    assert not unheard
 
 
 def test_a_job_that_is_cancelled_while_it_loads_keeps_its_turn_until_the_end():
