@@ -8,7 +8,9 @@ for it.
 import asyncio
 import itertools
 import logging
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -300,6 +302,7 @@ async def serve(options: SamplingServerOptions, announce: Callable[[str], None] 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
+        await engine.collective_rpc("end_with", args=(socket.gethostname(), os.getpid()))
         await _serve_engine(options, engine, stop, on_death, announce)
     finally:
         engine.shutdown()

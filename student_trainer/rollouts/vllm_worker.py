@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 from torch import Tensor
 
+from counterhint import process_ends
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -16,6 +18,15 @@ class WeightLoader:
 
     vllm_config: "VllmConfig"
     model_runner: "GPUModelRunner"
+
+    def end_with(self, host: str, pid: int) -> None:
+        """Ends this process, and vLLM's engine with it, when the sampling server's has ended.
+
+        Args:
+            host: the server's machine; workers on other machines have vLLM's own means.
+            pid: the server's process.
+        """
+        process_ends.end_with(host, pid)
 
     def load_student_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replaces all weights.

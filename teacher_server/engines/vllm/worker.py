@@ -8,17 +8,14 @@ and the server compares the numbers with those of the public interface before it
 ready.
 """
 
-import os
 import resource
-import select
-import socket
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from counterhint import process_ends
 from teacher_server.engines.vllm.rows import (
     ROWS_WANTED,
     Chunk,
@@ -61,9 +58,7 @@ class TeacherWorker(WeightsWorker):
             host: the server's machine; workers on other machines have vLLM's own means.
             pid: the server's process.
         """
-        if socket.gethostname() == host:
-            server = os.pidfd_open(pid)
-            threading.Thread(target=_end_with, args=(server,), daemon=True).start()
+        process_ends.end_with(host, pid)
 
     def peak_bytes(self) -> int:
         """Most memory that this worker ever held: on a GPU what torch held there."""
@@ -71,13 +66,6 @@ class TeacherWorker(WeightsWorker):
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device)
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
-
-
-def _end_with(process: int) -> None:
-    ended = select.poll()
-    ended.register(process, select.POLLIN)
-    ended.poll()
-    os._exit(1)
 
 
 class RowScoring:

@@ -12,7 +12,7 @@ import torch
 
 from student_trainer.models import Student, StudentConfig, load_student
 from student_trainer.rollouts.vllm_server import VllmServerSampler, VllmServerSamplerConfig
-from tests.processes import running_in
+from tests.processes import running_in, wait_until
 from tests.tiny_models import write_tiny_llama, write_tiny_qwen3
 
 ENGINE_ARGS = {"dtype": "float32", "enforce_eager": True, "block_size": 32}
@@ -74,9 +74,10 @@ class SamplingServer:
         )
 
     def kill(self) -> None:
-        """Kills it and its engine, without a chance to say goodbye."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """Kills it without a chance to say goodbye, and waits for its engine to notice."""
+        self._process.kill()
         self._process.wait()
+        wait_until(lambda: not running_in(self._process))
 
     def kill_engine(self) -> None:
         """Kills the engine's process alone."""
