@@ -20,7 +20,7 @@ from services.queue.errors import (
     run_not_found,
 )
 from services.queue.fair_share import FairShare
-from services.queue.memory_records import LEVELS, Job, Run, job_record, run_stats
+from services.queue.memory_records import LEVELS, Job, Run, job_record, stats_of_runs
 from services.queue.records import (
     TOP_PRIORITY,
     Claim,
@@ -223,6 +223,7 @@ class MemoryQueue(JobQueue):
             payload=submitted.payload,
             wait_seconds=job.wait_seconds,
             timeout=job.deadline - now,
+            trace=submitted.trace,
         )
 
     def _held(self, claim: Claim) -> Job | None:
@@ -334,12 +335,13 @@ class MemoryQueue(JobQueue):
 
     @override
     async def stats(self) -> list[RunStats]:
-        return [run_stats(run_id, run) for run_id, run in sorted(self._runs.items())]
+        return stats_of_runs(self._runs, self._jobs.values(), time.monotonic())
 
     @override
     async def run(self, run_id: str) -> RunRecord:
         run = self._find_run(run_id)
-        return RunRecord(run.policy, run.set_by_operator, run_stats(run_id, run))
+        stats = next(stats for stats in await self.stats() if stats.run_id == run_id)
+        return RunRecord(run.policy, run.set_by_operator, stats)
 
     def _find_run(self, run_id: str) -> Run:
         if run_id not in self._runs:

@@ -1,5 +1,6 @@
 """What the queue in process keeps of its jobs and runs."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from counterhint.jobs import Cost
@@ -81,8 +82,20 @@ def job_record(job: Job) -> JobRecord:
     )
 
 
-def run_stats(run_id: str, run: Run) -> RunStats:
-    """A run as operators see it."""
+def stats_of_runs(runs: Mapping[str, Run], jobs: Iterable[Job], now: float) -> list[RunStats]:
+    """All runs as operators see them, by id."""
+    oldest: dict[str, float] = {}
+    for job in jobs:
+        if job.state is JobState.QUEUED:
+            run_id = job.submitted.run_id
+            oldest[run_id] = min(oldest.get(run_id, job.accepted), job.accepted)
+    return [
+        _run_stats(run_id, run, now - oldest.get(run_id, now))
+        for run_id, run in sorted(runs.items())
+    ]
+
+
+def _run_stats(run_id: str, run: Run, oldest_seconds: float) -> RunStats:
     return RunStats(
         run_id=run_id,
         paused=run.paused,
@@ -96,5 +109,6 @@ def run_stats(run_id: str, run: Run) -> RunStats:
         tokens_cached=run.cost.tokens_cached,
         engine_seconds=run.cost.engine_seconds,
         wait_seconds=run.cost.wait_seconds,
+        oldest_seconds=oldest_seconds,
         **{state.value: count for state, count in run.finished.items()},
     )

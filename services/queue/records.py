@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from counterhint.errors import InputError
+from counterhint.request_context import TraceContext
 
 TOP_PRIORITY = 3
 """Priorities are 0 to this; each is a level of its own, and a higher level is served first."""
@@ -104,6 +105,8 @@ class QueuedJob:
     """0 to `TOP_PRIORITY`; higher is served first."""
     timeout: float | None = None
     """Seconds from now until the result is of no use; None for the queue's own bound."""
+    trace: TraceContext = field(default_factory=TraceContext)
+    """Who asks, for logs and traces. A job that is there keeps its own when it is sent again."""
 
     @cached_property
     def digest(self) -> str:
@@ -129,6 +132,8 @@ class Claim:
     """Seconds since the job was accepted."""
     timeout: float
     """Seconds left until its deadline."""
+    trace: TraceContext = field(default_factory=TraceContext)
+    """Who asks, as the job was queued with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,8 @@ class RunStats:
     """Seconds inside engines for the results so far."""
     wait_seconds: float = 0.0
     """Seconds between acceptance and last claim, summed over the jobs that workers ended."""
+    oldest_seconds: float = field(default=0.0, compare=False)
+    """How long ago the oldest of its queued jobs was accepted; 0 when none is queued."""
 
     @property
     def wait_mean(self) -> float:

@@ -23,7 +23,7 @@ def policy_words(policy: RunPolicy | None) -> tuple[Word, ...]:
     return (policy.weight, policy.max_priority, *bounds)
 
 
-def run_stats(run_id: str, values: Sequence[bytes | None]) -> RunStats:
+def run_stats(run_id: str, oldest_ms: int, values: Sequence[bytes | None]) -> RunStats:
     """A run's counts from the fields `STATS` of its hash."""
     numbers = {name: int(value or 0) for name, value in zip(STATS, values, strict=True)}
     return RunStats(
@@ -32,11 +32,12 @@ def run_stats(run_id: str, values: Sequence[bytes | None]) -> RunStats:
         queued=sum(numbers[name] for name in QUEUED),
         engine_seconds=numbers["engine_us"] / 1e6,
         wait_seconds=numbers["wait_ms"] / 1e3,
+        oldest_seconds=oldest_ms / 1e3,
         **{name: numbers[name] for name in COUNTS},
     )
 
 
-def run_record(run_id: str, values: Sequence[bytes | None]) -> RunRecord:
+def run_record(run_id: str, oldest_ms: int, values: Sequence[bytes | None]) -> RunRecord:
     """A run from the fields `POLICY` and `STATS` of its hash."""
     operator, weight, max_priority, max_jobs, max_bytes = values[: len(POLICY)]
     return RunRecord(
@@ -47,5 +48,5 @@ def run_record(run_id: str, values: Sequence[bytes | None]) -> RunRecord:
             max_bytes=int(max_bytes) if max_bytes else None,
         ),
         set_by_operator=operator is not None,
-        stats=run_stats(run_id, values[len(POLICY) :]),
+        stats=run_stats(run_id, oldest_ms, values[len(POLICY) :]),
     )

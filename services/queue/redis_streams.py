@@ -26,6 +26,7 @@ from typing_extensions import override
 from counterhint.errors import InputError
 from counterhint.jobs import Cost, TeacherInfo
 from counterhint.messages import teacher_from_message, teacher_to_message
+from counterhint.request_context import TraceContext
 from counterhint.v1 import scoring_pb2
 from services.queue.base import JobQueue
 from services.queue.errors import (
@@ -210,6 +211,8 @@ class RedisQueue(JobQueue):
             job.priority,
             milliseconds(timeout),
             job.payload,
+            job.trace.request_id,
+            job.trace.traceparent,
             *policy_words(policy),
         )
         match answer:
@@ -253,7 +256,7 @@ class RedisQueue(JobQueue):
         answer = await self._run("claim", worker)
         if answer is None:
             return None
-        job_id, run_id, cost, attempt, failures, wait, left, payload = answer
+        job_id, run_id, cost, attempt, failures, wait, left, payload, *trace = answer
         return Claim(
             id=job_id.decode(),
             run_id=run_id.decode(),
@@ -264,6 +267,7 @@ class RedisQueue(JobQueue):
             payload=payload,
             wait_seconds=wait / 1000,
             timeout=left / 1000,
+            trace=TraceContext(*(word.decode() for word in trace)),
         )
 
     @override
@@ -320,19 +324,19 @@ class RedisQueue(JobQueue):
 
     @override
     async def stats(self) -> list[RunStats]:
-        rows = await self._run("stats", *STATS)
+        rows = await self._run("stats", "", *STATS)
         return sorted(
-            (run_stats(run_id.decode(), values) for run_id, values in rows),
+            (run_stats(run_id.decode(), oldest, values) for run_id, oldest, values in rows),
             key=lambda run: run.run_id,
         )
 
     @override
     async def run(self, run_id: str) -> RunRecord:
-        key = self._key("run", run_id)
-        values = await self._calls.call("HMGET", key, *POLICY, *STATS)
-        if all(value is None for value in values):
+        rows = await self._run("stats", run_id, *POLICY, *STATS)
+        if not rows:
             raise run_not_found(run_id)
-        return run_record(run_id, values)
+        _, oldest, values = rows[0]
+        return run_record(run_id, oldest, values)
 
     @override
     async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:

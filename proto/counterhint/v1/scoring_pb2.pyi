@@ -575,6 +575,31 @@ class Failure(google.protobuf.message.Message):
 Global___Failure: typing_extensions.TypeAlias = Failure
 
 @typing.final
+class TraceContext(google.protobuf.message.Message):
+    """What follows a job through logs and traces. It is no part of the job: the same job may be sent
+    again under another request id. On unary calls it travels as the metadata `x-request-id` and
+    `traceparent`; the server sends `x-request-id` back.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """1 to 128 letters, digits and `._:/@+-`; a server makes one where it is absent."""
+    traceparent: builtins.str
+    """The span that asks (W3C Trace Context, level 1); empty when nothing is traced."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        traceparent: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_id", b"request_id", "traceparent", b"traceparent"]) -> None: ...
+
+Global___TraceContext: typing_extensions.TypeAlias = TraceContext
+
+@typing.final
 class ScoreStreamRequest(google.protobuf.message.Message):
     """A job on a stream."""
 
@@ -582,20 +607,26 @@ class ScoreStreamRequest(google.protobuf.message.Message):
 
     JOB_FIELD_NUMBER: builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: builtins.int
+    TRACE_FIELD_NUMBER: builtins.int
     timeout_seconds: builtins.float
     """Seconds from now until its result is of no use any more; 0 for no bound."""
     @property
     def job(self) -> Global___ScoreRequest:
         """The job."""
 
+    @property
+    def trace(self) -> Global___TraceContext:
+        """What follows the job through logs and traces."""
+
     def __init__(
         self,
         *,
         job: Global___ScoreRequest | None = ...,
         timeout_seconds: builtins.float = ...,
+        trace: Global___TraceContext | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["job", b"job"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["job", b"job", "timeout_seconds", b"timeout_seconds"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["job", b"job", "trace", b"trace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["job", b"job", "timeout_seconds", b"timeout_seconds", "trace", b"trace"]) -> None: ...
 
 Global___ScoreStreamRequest: typing_extensions.TypeAlias = ScoreStreamRequest
 

@@ -1,5 +1,6 @@
 -- ARGV: worker
--- Returns {id, run, cost, attempt, failures, wait in ms, time left in ms, payload}, or nil.
+-- Returns {id, run, cost, attempt, failures, wait in ms, time left in ms, payload, request id,
+-- traceparent}, or nil.
 local RISES = 8 -- more than a claim takes away, so that aging is never behind for long
 local worker = ARGV[1]
 
@@ -32,7 +33,7 @@ local function take(job, weight)
   redis.call('HSET', job.record, 'state', 'claimed', 'worker', worker, 'attempt', attempt,
     'wait', wait, 'charge', charge, 'returned', 0)
   return {job.id, job.run, job.cost, attempt, job.failures, wait, job.deadline - now,
-    redis.call('HGET', job.record, 'payload')}
+    unpack(redis.call('HMGET', job.record, 'payload', 'request_id', 'traceparent'))}
 end
 
 rise(RISES)

@@ -1,5 +1,5 @@
--- ARGV: id, run, digest, cost, priority, timeout in ms, payload, then nothing or a policy: weight,
---       highest priority, most jobs and bytes ('' for no own bound)
+-- ARGV: id, run, digest, cost, priority, timeout in ms, payload, request id, traceparent, then
+--       nothing or a policy: weight, highest priority, most jobs and bytes ('' for no own bound)
 -- Returns {state}, {'conflict'}, {'priority', highest} or {'full', bound, limit, retry after in ms}.
 local id, run, digest, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
 local cost, priority, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + tonumber(ARGV[6])
@@ -29,8 +29,8 @@ end
 local ours = redis.call('HMGET', run_key(run), 'jobs', 'bytes', 'waiting', 'operator',
   'weight', 'max_priority', 'max_jobs', 'max_bytes')
 local policy = {ours[5] or '1', ours[6] or tostring(TOP), ours[7] or '', ours[8] or ''}
-if ARGV[8] and not ours[4] then
-  local given = {ARGV[8], ARGV[9], ARGV[10], ARGV[11]}
+if ARGV[10] and not ours[4] then
+  local given = {ARGV[10], ARGV[11], ARGV[12], ARGV[13]}
   if table.concat(given, ' ') ~= table.concat(policy, ' ') then
     policy = given
     redis.call('HSET', run_key(run), 'weight', given[1], 'max_priority', given[2],
@@ -56,11 +56,11 @@ for _, bound in ipairs(bounds) do
 end
 
 local job = {id = id, record = job_key(id), run = run, cost = cost, level = priority,
-  deadline = deadline, bytes = #payload}
+  accepted = now, deadline = deadline, bytes = #payload}
 redis.call('HSET', job.record,
   'run', run, 'digest', digest, 'cost', cost, 'priority', priority, 'payload', payload,
   'bytes', #payload, 'accepted', now, 'deadline', deadline, 'failures', 0,
-  'attempt', known and known.attempt or 0, 'wait', 0)
+  'attempt', known and known.attempt or 0, 'wait', 0, 'request_id', ARGV[8], 'traceparent', ARGV[9])
 if known then
   redis.call('HDEL', job.record, 'body', 'reason')
   redis.call('PERSIST', job.record)

@@ -26,6 +26,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function job_key(id) return prefix .. ':job:' .. id end
 local function run_key(run) return prefix .. ':run:' .. run end
+local function waiting_key(run) return prefix .. ':waiting:' .. run end
 local function stream_key(run, level) return prefix .. ':stream:' .. level .. ':' .. run end
 
 -- The job's fields without its payload and body; nil when there is no such job.
@@ -87,6 +88,7 @@ local function make_ready(job)
   redis.call('HSET', job.record, 'state', 'queued', 'entry', job.entry, 'level', job.level,
     'returned', job.returned)
   redis.call('ZADD', DEADLINES, job.deadline, job.id)
+  redis.call('ZADD', waiting_key(job.run), job.accepted, job.id)
   if job.level < TOP then redis.call('ZADD', AGING, now + settings.aging_ms, job.id) end
   if count(job.run, 'queued:' .. job.level, 1) == 1 then offer(job.run, job.level) end
 end
@@ -100,6 +102,7 @@ end
 
 local function leave_queue(job)
   redis.call('ZREM', DEADLINES, job.id)
+  redis.call('ZREM', waiting_key(job.run), job.id)
   leave_lane(job)
 end
 

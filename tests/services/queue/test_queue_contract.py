@@ -16,6 +16,7 @@ from counterhint.errors import (
     failure_from_message,
 )
 from counterhint.jobs import TeacherInfo
+from counterhint.request_context import TraceContext
 from counterhint.v1 import scoring_pb2
 from services.queue.base import JobQueue
 from services.queue.records import (
@@ -496,5 +497,25 @@ def test_the_teacher_is_known_while_it_is_published(open_queue: OpenQueue) -> No
         assert await queue.teacher() == TEACHER
         await asyncio.sleep(0.3)
         assert await queue.teacher() is None
+
+    on_queue(open_queue, test)
+
+
+def test_who_asks_travels_beside_the_payload_and_the_first_one_stays(open_queue: OpenQueue) -> None:
+    first = TraceContext("first", f"00-{'1' * 32}-{'2' * 16}-01")
+
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(replace(job(), trace=first))
+        await queue.enqueue(replace(job(), trace=TraceContext("second")))
+        taken = await claim(queue)
+        assert taken.trace == first
+        await queue.release(taken)
+        taken = await claim(queue)
+        assert taken.trace == first
+        await queue.fail(taken, BROKEN, retryable=False)
+        await queue.enqueue(replace(job(), trace=TraceContext("anew")))
+        assert (await claim(queue)).trace == TraceContext("anew")
+        await queue.enqueue(job("without"))
+        assert (await claim(queue)).trace == TraceContext()
 
     on_queue(open_queue, test)

@@ -298,3 +298,42 @@ def test_a_refused_client_comes_back_when_a_tenth_of_what_waits_is_claimed(
         max_jobs=20, max_run_jobs=10, retry_after=0.001, max_retry_after=1000.0
     )
     on_queue(open_queue, test, settings)
+
+
+def test_the_oldest_queued_job_s_age_is_counted_from_its_acceptance(open_queue: OpenQueue) -> None:
+    """Neither aging nor a delivery that came back makes a job younger."""
+
+    async def oldest(queue: JobQueue) -> float:
+        (stats,) = await queue.stats()
+        assert (await queue.run("run")).stats.oldest_seconds >= stats.oldest_seconds
+        return stats.oldest_seconds
+
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("old"))
+        await asyncio.sleep(0.12)
+        await queue.enqueue(job("new"))
+        await queue.reap()  # the old one rises
+        age = await oldest(queue)
+        assert age >= 0.1
+        taken = await claim(queue)
+        assert taken.id == "old"
+        await queue.release(taken)
+        assert await oldest(queue) >= age
+        for _ in range(2):
+            await queue.complete(await claim(queue), b"response")
+        assert await oldest(queue) == 0.0
+
+    on_queue(open_queue, test, QueueSettings(aging_seconds=0.1))
+
+
+def test_the_oldest_job_is_another_once_the_first_is_claimed(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("old"))
+        await asyncio.sleep(0.2)
+        await queue.enqueue(job("new"))
+        (before,) = await queue.stats()
+        await claim(queue)
+        (after,) = await queue.stats()
+        assert after.oldest_seconds < before.oldest_seconds
+
+    on_queue(open_queue, test)
