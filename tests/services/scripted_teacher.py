@@ -53,6 +53,9 @@ def expected_scores(job: ScoringJob) -> np.ndarray:
 class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
     """The servicer; `received` lists the ids of all jobs in the order in which they came."""
 
+    scores: Callable[[ScoringJob], np.ndarray] = staticmethod(expected_scores)
+    """What it answers."""
+
     def __init__(
         self, fingerprint: str = FINGERPRINT, note: Callable[[str], None] = lambda _: None
     ) -> None:
@@ -121,7 +124,7 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
             ScoringResult(
                 job_id=job.id,
                 pair_lengths=job.pair_lengths,
-                scores=Scores(sampled=expected_scores(job)),
+                scores=Scores(sampled=self.scores(job)),
                 weights_revision=self.info.weights_revision,
                 tokenizer_fingerprint=self.info.tokenizer_fingerprint,
                 model_id=self.info.model_id,
