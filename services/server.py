@@ -12,6 +12,7 @@ from counterhint.v1 import scoring_pb2_grpc
 from services.intake import IntakeService
 from services.queue.base import JobQueue
 from services.queue.errors import NOT_NOW
+from services.submission import Submissions
 
 READINESS_SECONDS = 0.5
 """How often it is looked whether the queue takes jobs and a teacher is known."""
@@ -33,7 +34,8 @@ async def serve_intake(
     security = security or ServerSecurity()
     security.check(listen)
     server = security.make_server()
-    service = IntakeService(queue, stream_jobs, security.authentication)
+    submissions = Submissions(queue)
+    service = IntakeService(submissions, stream_jobs, security.authentication)
     scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -45,7 +47,7 @@ async def serve_intake(
     finally:
         readiness.cancel()
         await status.enter_graceful_shutdown()
-        service.drain()
+        submissions.drain()
         await server.stop(LAST_REPLIES)
 
 

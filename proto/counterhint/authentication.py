@@ -44,7 +44,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         """See `grpc.aio.ServerInterceptor`."""
         if not handler_call_details.method.startswith(f"/{health.SERVICE_NAME}/"):
             try:
-                self._identify(handler_call_details.invocation_metadata)
+                self.identify(handler_call_details.invocation_metadata)
             except Unauthenticated as error:
                 return _refusal(error, handler_call_details.method)
         return await continuation(handler_call_details)
@@ -55,12 +55,17 @@ class Authentication(grpc.aio.ServerInterceptor):
         Raises:
             Unauthenticated: its token is not known, or no longer.
         """
-        return self._identify(context.invocation_metadata() or ())
+        return self.identify(context.invocation_metadata() or ())
 
-    def _identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+    def identify(self, headers: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Who makes a call with these headers, whose names are in lower case.
+
+        Raises:
+            Unauthenticated: there is no token among them, or none that is known.
+        """
         if self._tokens is None:
             return ANYONE
-        given = [value for key, value in metadata if key == AUTHORIZATION]
+        given = [value for key, value in headers if key == AUTHORIZATION]
         if not given:
             raise Unauthenticated(
                 "the call has no token: give the client one, made by `counterhint tokens new`",
