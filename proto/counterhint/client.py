@@ -9,8 +9,15 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+)
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -30,6 +37,8 @@ from counterhint.errors import (
 )
 from counterhint.jobs import ScoringJob, ScoringResult, TeacherInfo
 from counterhint.messages import job_to_message, result_from_message, teacher_from_message
+from counterhint.request_context import TraceContext, current, new_request_id, working_for
+from counterhint.tracing import Span, span
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 
 T = TypeVar("T")
@@ -112,16 +121,24 @@ class AsyncScoringClient:
     async def score(self, job: ScoringJob, timeout: float | None = None) -> ScoringResult:
         """The scores of one job.
 
+        All tries have one request id: that of the job context if the caller is in one (see
+        `counterhint.request_context`), else a new one.
+
         Raises:
             CounterhintError: the typed error that the job ended with.
         """
         request = job_to_message(job)
-        message = await self._with_retries(
-            lambda remaining: self._stub.Score(
-                request, timeout=remaining, metadata=self._credentials.metadata()
-            ),
-            timeout,
-        )
+        with (
+            working_for(job.run_id, job.id, _own_trace()),
+            span("client.score", _facts(job)),
+        ):
+            trace = current().trace.to_metadata()
+            message = await self._with_retries(
+                lambda remaining: self._stub.Score(
+                    request, timeout=remaining, metadata=self._credentials.metadata() + trace
+                ),
+                timeout,
+            )
         return result_from_message(message, job)
 
     async def score_stream(
@@ -134,27 +151,37 @@ class AsyncScoringClient:
         Raises:
             CounterhintError: the stream as a whole failed.
         """
-        sent: dict[str, ScoringJob] = {}
+        sent: dict[str, tuple[ScoringJob, Span]] = {}
 
         async def requests() -> AsyncIterator[scoring_pb2.ScoreStreamRequest]:
             async for job in jobs:
-                sent[job.id] = job
+                trace = _own_trace()
+                with working_for(job.run_id, job.id, trace):
+                    asking = Span("client.score", _facts(job))
+                sent[job.id] = job, asking
                 yield scoring_pb2.ScoreStreamRequest(
-                    job=job_to_message(job), timeout_seconds=self._timeout
+                    job=job_to_message(job),
+                    timeout_seconds=self._timeout,
+                    trace=replace(trace, traceparent=asking.traceparent).to_message(),
                 )
 
         try:
             metadata = self._credentials.metadata()
             async for reply in self._stub.ScoreStream(requests(), metadata=metadata):
-                job = sent.pop(reply.id, None)
-                if job is None:
+                if reply.id not in sent:
                     raise EngineFailure(
                         f"an answer came for {reply.id!r}, which is no job under way",
                         reason="WRONG_JOB",
                     )
-                yield reply.id, _outcome(reply, job)
+                job, asking = sent.pop(reply.id)
+                outcome = _outcome(reply, job)
+                asking.end(outcome if isinstance(outcome, CounterhintError) else None)
+                yield reply.id, outcome
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error) from error
+        finally:
+            for _, asking in sent.values():
+                asking.end()
 
     async def _with_retries(
         self, call: Callable[[float], Awaitable[T]], timeout: float | None
@@ -179,6 +206,17 @@ class AsyncScoringClient:
             wait = max(failure.retry_after, pause * random.uniform(0.5, 1.5))
             await asyncio.sleep(min(wait, max(0.0, deadline - time.monotonic())))
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _own_trace() -> TraceContext:
+    """What one submission is followed by: the caller's request id, or a new one."""
+    asking = current().trace
+    return replace(asking, request_id=asking.request_id or new_request_id())
+
+
+def _facts(job: ScoringJob) -> dict[str, int]:
+    """What the span of a submission says of its job."""
+    return {"tokens": job.tokens_computed, "pairs": len(job.pairs)}
 
 
 def _outcome(
