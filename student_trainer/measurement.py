@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from counterhint.token_classes import TokenClasses, token_texts
 from student_trainer.collection import StepRollouts
 from student_trainer.losses import TeacherNeeds
 from student_trainer.metrics import (
     Drift,
     RolloutFigures,
-    TokenClasses,
     TokenSignals,
     hint_metrics,
     kl_estimates,
@@ -18,7 +18,6 @@ from student_trainer.metrics import (
     rollout_metrics,
     signal_metrics,
     staleness_metrics,
-    token_texts,
     utilisation,
 )
 from student_trainer.models import Student

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from counterhint import contrast, one_sided
+from counterhint.token_classes import TokenClasses
 from student_trainer.batches import BatchConfig, Row, micro_batches
 from student_trainer.config import Config
 from student_trainer.hints import RolloutHints
 from student_trainer.losses import Method, StudentLogProbs
-from student_trainer.metrics import TokenClasses
 from student_trainer.tasks.base import Problem
 
 
@@ -126,8 +126,11 @@ def _advantages(row: Row, method: Method, step: int) -> dict[str, Any]:
 def _hints(hints: RolloutHints | None) -> dict[str, Any]:
     if hints is None:
         return {}
-    wrong = [hint.text for hint in hints.wrong]
-    return {"hint_texts": {"correct": hints.correct.text, "wrong": wrong}}
+    correct, wrong = hints.correct, hints.wrong
+    return {
+        "hint_texts": {"correct": correct.text, "wrong": [hint.text for hint in wrong]},
+        "hint_answers": {"correct": correct.answer, "wrong": [hint.answer for hint in wrong]},
+    }
 
 
 def _rounded(values: NDArray[np.floating]) -> list[float | None]:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from counterhint.errors import InputError
+from counterhint.token_classes import read_token_classes
 from student_trainer.dry_run.checklist import Checklist
 from student_trainer.dry_run.data import TaskData, check_data, check_solutions
 from student_trainer.dry_run.model import check_model, check_prompts, check_set_prompts
 from student_trainer.dry_run.resources import check_batches, check_disk, check_memory
 from student_trainer.dry_run.teacher import check_teacher
-from student_trainer.metrics import read_token_classes
 from student_trainer.models import Student, find_device
 from student_trainer.prompts import Prompts
 from student_trainer.recipe import Recipe, load_recipe

@@ -11,7 +11,6 @@ from student_trainer.metrics.hints import hint_metrics
 from student_trainer.metrics.rollouts import RolloutFigures, rollout_metrics, staleness_metrics
 from student_trainer.metrics.signals import TokenSignals, signal_metrics
 from student_trainer.metrics.stopwatch import Stopwatch
-from student_trainer.metrics.token_classes import TokenClasses, read_token_classes, token_texts
 from student_trainer.metrics.utilisation import Utilisation, utilisation
 
 __all__ = [
@@ -19,17 +18,14 @@ __all__ = [
     "MetricsConfig",
     "RolloutFigures",
     "Stopwatch",
-    "TokenClasses",
     "TokenSignals",
     "Utilisation",
     "auc",
     "hint_metrics",
     "kl_estimates",
     "kl_metrics",
-    "read_token_classes",
     "rollout_metrics",
     "signal_metrics",
     "staleness_metrics",
-    "token_texts",
     "utilisation",
 ]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from counterhint.token_classes import DEFAULT_TOKEN_CLASSES
 from student_trainer.config import Config
-from student_trainer.metrics.token_classes import DEFAULT_TOKEN_CLASSES
 
 
 class MetricsConfig(Config):

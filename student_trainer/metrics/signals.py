@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterhint import contrast, one_sided
+from counterhint.token_classes import TokenClasses
 from student_trainer.batches import Row
 from student_trainer.metrics.auc import auc
-from student_trainer.metrics.token_classes import TokenClasses
 
 
 @dataclass(frozen=True, slots=True)

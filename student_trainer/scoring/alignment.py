@@ -24,8 +24,8 @@ from transformers import PreTrainedTokenizerBase
 
 from counterhint.errors import InputError
 from counterhint.tensors import TokenIds
+from counterhint.token_bytes import TokenBytes
 from student_trainer.scoring.scores import TeacherScores
-from student_trainer.scoring.token_bytes import TokenBytes
 
 _END = 256
 """Stands for the end of the sequence where bytes are compared."""

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterhint.token_classes import TokenClasses
 from student_trainer.batches import Row
 from student_trainer.hints import HintConfig, choose_hints
 from student_trainer.losses import (
@@ -16,7 +17,6 @@ from student_trainer.losses import (
     RlsdConfig,
     TeacherNeeds,
 )
-from student_trainer.metrics import TokenClasses
 from student_trainer.rollout_log import TrainedRollout, logged_rollouts
 from student_trainer.scoring import TeacherScores
 from tests.student_trainer.rollouts_of import make_group

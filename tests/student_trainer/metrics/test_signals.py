@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from counterhint.token_classes import TokenClasses
 from student_trainer.batches import Row
-from student_trainer.metrics import TokenClasses, TokenSignals, signal_metrics
+from student_trainer.metrics import TokenSignals, signal_metrics
 from student_trainer.scoring import TeacherScores
 from tests.student_trainer.rollouts_of import make_rollout
 

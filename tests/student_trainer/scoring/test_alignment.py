@@ -14,10 +14,10 @@ from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
 
 from counterhint.errors import InputError
+from counterhint.token_bytes import TokenBytes
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.scoring import TeacherScores
 from student_trainer.scoring.alignment import AlignedResponse, Aligner
-from student_trainer.scoring.token_bytes import TokenBytes
 from student_trainer.tiny.tokenizer import build_tokenizer
 from tests.student_trainer.scoring.tokenizers import (
     byte_level_tokenizer,

@@ -8,26 +8,33 @@ a part of a character alone, for which decoders give a replacement character.
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from counterhint.errors import InputError
 from counterhint.tensors import TokenIds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """The bytes of each token of one tokenizer; special tokens have none.
+    """The bytes of each token of one tokenizer.
+
+    Args:
+        tokenizer: the tokenizer.
+        names: whether special tokens stand for their names, as a reader sees them; otherwise they
+            have no bytes.
 
     Raises:
         InputError: the tokenizer is of another family.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, names: bool = False) -> None:
         name = tokenizer.name_or_path
         if not tokenizer.is_fast:
             raise InputError(
@@ -58,7 +65,8 @@ class TokenBytes:
                 "level BPE and SentencePiece with byte fallback can"
             )
         for added in content["added_tokens"]:
-            table[added["id"]] = b"" if added["special"] else added["content"].encode()
+            hidden = added["special"] and not names
+            table[added["id"]] = b"" if hidden else added["content"].encode()
         size = max(table) + 1
         self._lengths = np.zeros(size, dtype=np.int64)
         for index, spelling in table.items():
@@ -73,7 +81,7 @@ class TokenBytes:
                 self.of_byte[spelling[0]] = index
 
     def lengths(self, token_ids: TokenIds) -> NDArray[np.int64]:
-        """Bytes of each token, `[T]`; 0 for special ones and ids outside the vocabulary."""
+        """Bytes of each token, `[T]`; 0 for hidden special ones and ids outside the vocabulary."""
         inside = token_ids < len(self._lengths)
         return np.where(inside, self._lengths[np.where(inside, token_ids, 0)], 0)
 

@@ -4,22 +4,32 @@ A file of token classes names each class with its `words` (whole token texts, in
 `patterns` (regular expressions that must match a whole token text). A token is looked at by itself,
 as text without the blanks around it, so a word that a tokenizer splits is not found: list its
 pieces where they matter. The first class that matches has the token; tokens of none are `other`.
+
+Needs the extra `cli`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from transformers import PreTrainedTokenizerBase
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from counterhint.errors import InputError
-from student_trainer.config import Config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OTHER = "other"
 """Class of the tokens that no class of the file lists."""
@@ -35,8 +45,10 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
-class TokenClassConfig(Config):
+class TokenClassConfig(BaseModel):
     """One class of tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Token texts without the blanks around them; upper and lower case are the same."""
@@ -73,7 +85,7 @@ def read_token_classes(path: Path) -> Mapping[str, TokenClassConfig]:
     return classes
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
+def token_texts(tokenizer: "PreTrainedTokenizerBase", size: int) -> list[str]:
     """The text of each token of a vocabulary by itself.
 
     Args:

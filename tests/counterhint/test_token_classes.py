@@ -6,8 +6,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from counterhint.errors import InputError
-from student_trainer.metrics import TokenClasses, read_token_classes, token_texts
-from student_trainer.metrics.token_classes import DEFAULT_TOKEN_CLASSES
+from counterhint.token_classes import (
+    DEFAULT_TOKEN_CLASSES,
+    TokenClasses,
+    read_token_classes,
+    token_texts,
+)
 from student_trainer.tiny.tokenizer import HINTED_FILLERS, PLAIN_FILLERS, build_tokenizer
 
 TINY = Path("recipes/tiny/token_classes.yaml")
