@@ -9,6 +9,12 @@ import grpc
 from counterhint.authentication import Authentication
 from counterhint.errors import CounterhintError, error_to_status, failure_to_message
 from counterhint.messages import teacher_to_message
+from counterhint.request_context import (
+    REQUEST_ID,
+    TraceContext,
+    accept_message,
+    accept_metadata,
+)
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from services.submission import Submissions
 
@@ -46,8 +52,10 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ScoreRequest, context: Context
     ) -> scoring_pb2.ScoreResponse:
         """Queues one job and waits for its outcome; the job stays when the client goes."""
+        trace = accept_metadata(context.invocation_metadata())
+        await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
         try:
-            return await self._score(request, context.time_remaining(), context)
+            return await self._score(request, context.time_remaining(), trace, context)
         except CounterhintError as error:
             await context.abort_with_status(error_to_status(error))
             raise
@@ -62,7 +70,9 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
             try:
-                response = await self._score(request.job, request.timeout_seconds or None, context)
+                trace = accept_message(request.trace)
+                timeout = request.timeout_seconds or None
+                response = await self._score(request.job, timeout, trace, context)
                 reply.response.CopyFrom(response)
             except CounterhintError as error:
                 reply.failure.CopyFrom(failure_to_message(error))
@@ -76,7 +86,11 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
                 answers.create_task(answer(request))
 
     async def _score(
-        self, request: scoring_pb2.ScoreRequest, timeout: float | None, context: Context
+        self,
+        request: scoring_pb2.ScoreRequest,
+        timeout: float | None,
+        trace: TraceContext,
+        context: Context,
     ) -> scoring_pb2.ScoreResponse:
         caller = self._authentication.caller(context)
-        return await self._submissions.score(request, caller, timeout)
+        return await self._submissions.score(request, caller, timeout, trace)

@@ -9,6 +9,7 @@ another.
 import asyncio
 import logging
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -22,9 +23,11 @@ from counterhint.errors import (
     failure_from_message,
 )
 from counterhint.jobs import TeacherInfo
-from counterhint.messages import job_from_message
-from counterhint.request_context import TraceContext
+from counterhint.logs import log_failed, log_scored
+from counterhint.messages import cost_from_message, job_from_message
+from counterhint.request_context import TraceContext, accept, current, working_for
 from counterhint.tokens import Caller
+from counterhint.tracing import span
 from counterhint.v1 import scoring_pb2
 from counterhint.validation import validate_job
 from services import metrics
@@ -89,8 +92,13 @@ class Submissions:
         Raises:
             CounterhintError: why it is not accepted.
         """
-        checked = await self._check(request, caller, timeout, trace)
-        await self._enqueue(checked)
+        with _asked(request, trace), span("intake.submit"):
+            try:
+                checked = await self._check(request, caller, timeout)
+                await self._enqueue(checked)
+            except CounterhintError as error:
+                log_failed(log, error)
+                raise
         return checked.job.id
 
     async def score(
@@ -106,20 +114,24 @@ class Submissions:
             request: the job; its id becomes the one that it has in the queue.
             caller: whose job it is.
             timeout: seconds until the response is of no use; None for no bound.
-            trace: what follows the job through logs and traces.
+            trace: what follows the job through logs and traces; None for a new request id.
 
         Raises:
             CounterhintError: why it is not accepted, or what it ended with.
         """
         arrived = time.monotonic()
-        try:
-            response = await self._score(request, caller, timeout, trace)
-        except CounterhintError as error:
-            metrics.ANSWERS.labels(error.reason).inc()
-            raise
-        metrics.ANSWERS.labels("OK").inc()
-        metrics.ANSWER_SECONDS.observe(time.monotonic() - arrived)
-        return response
+        with _asked(request, trace), span("intake.score") as asked:
+            try:
+                response = await self._score(request, caller, timeout)
+            except CounterhintError as error:
+                metrics.ANSWERS.labels(error.reason).inc()
+                log_failed(log, error)
+                raise
+            metrics.ANSWERS.labels("OK").inc()
+            metrics.ANSWER_SECONDS.observe(time.monotonic() - arrived)
+            log_scored(log, cost_from_message(response.cost))
+            asked.note({"tokens_computed": response.cost.tokens_computed})
+            return response
 
     def drain(self) -> None:
         """Ends all waiting with UNAVAILABLE; the jobs stay, and callers send them again."""
@@ -132,10 +144,9 @@ class Submissions:
         request: scoring_pb2.ScoreRequest,
         caller: Caller,
         timeout: float | None,
-        trace: TraceContext | None,
     ) -> scoring_pb2.ScoreResponse:
         callers_id = request.id
-        checked = await self._check(request, caller, timeout, trace)
+        checked = await self._check(request, caller, timeout)
         task = asyncio.create_task(self._outcome(checked))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -155,7 +166,6 @@ class Submissions:
         request: scoring_pb2.ScoreRequest,
         caller: Caller,
         timeout: float | None,
-        trace: TraceContext | None,
     ) -> _Checked:
         if self._draining:
             raise _draining()
@@ -171,7 +181,7 @@ class Submissions:
                 payload=request.SerializeToString(deterministic=True),
                 priority=job.priority,
                 timeout=timeout,
-                trace=trace or TraceContext(),
+                trace=current().trace,
             ),
             _policy(caller),
         )
@@ -225,6 +235,12 @@ def response_of(outcome: Outcome) -> scoring_pb2.ScoreResponse:
             details={"job": outcome.job_id},
         ) from error
     raise failure_from_message(failure)
+
+
+def _asked(
+    request: scoring_pb2.ScoreRequest, trace: TraceContext | None
+) -> AbstractContextManager[None]:
+    return working_for(request.run_id, request.id, trace or accept("", ""))
 
 
 def _policy(caller: Caller) -> RunPolicy | None:
