@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm test-gpu lint types proto proto-check clean
+.PHONY: help setup setup-vllm demo test test-vllm test-gpu soak lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -42,6 +42,10 @@ test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
 
 test-gpu: $(VLLM_VENV)/.done ## run the tests that need GPUs: make test-gpu VLLM='vllm>=0.32,<0.33'
 	@$(VLLM_VENV)/bin/python -m pytest -m gpu $(VLLM_TESTS)
+
+soak: $(VENV)/.dev ## random faults in 200 campaigns, then 8 runs' hours of traffic: SEEDS= RUNS= HOURS=
+	@$(VENV)/bin/python -m tests.campaign $(if $(SEEDS),--seeds $(SEEDS))
+	@$(VENV)/bin/python -m tests.load $(if $(RUNS),--runs $(RUNS)) $(if $(HOURS),--hours $(HOURS))
 
 lint: $(VENV)/.dev ## check style, format and which part imports which
 	@$(VENV)/bin/ruff check
