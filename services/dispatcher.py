@@ -25,6 +25,8 @@ from counterhint.errors import (
 )
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import cost_from_message
+from counterhint.request_context import within_span, working_for
+from counterhint.tracing import Span, past_span
 from services import metrics
 from services.assembly import Assembly
 from services.queue.announcements import wait_for_event
@@ -46,6 +48,8 @@ TEACHER_SECONDS = 60.0
 to start again, so that jobs are accepted meanwhile."""
 LAST_WRITES = 10.0
 """Seconds that the queue has, after the links were closed, to take what became of the jobs."""
+LEASE_LOST = "LEASE_LOST"
+"""Why a job was given back whose worker let its lease run out."""
 PUBLISH_SECONDS = 0.5
 """How often the connected teachers are published."""
 
@@ -154,16 +158,25 @@ class Dispatcher:
             if claim is None:
                 continue
             self._claims[claim.id, claim.attempt] = claim
-            try:
-                assembly = Assembly(claim, self._part_tokens())
-                await self._send(assembly)
-            except InvalidJob as error:
-                outcome = self._end(claim, error)
-            else:
-                outcome = self._finish(claim, assembly)
-            task = tasks.create_task(outcome)
+            task = await self._deliver(claim, tasks)
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
+
+    async def _deliver(self, claim: Claim, tasks: asyncio.TaskGroup) -> asyncio.Task[None]:
+        """Sends a claimed job; gives the task that waits for its answer and settles the claim."""
+        with working_for(claim.run_id, claim.id, claim.trace):
+            attempt = {"tokens": claim.cost, "attempt": claim.attempt}
+            past_span("queue.wait", claim.wait_seconds, attempt)
+            delivery = Span("dispatcher.deliver", attempt)
+            with within_span(delivery.traceparent):
+                try:
+                    assembly = Assembly(claim, self._part_tokens())
+                    await self._send(assembly)
+                except InvalidJob as error:
+                    outcome = self._end(claim, error, delivery)
+                else:
+                    outcome = self._finish(claim, assembly, delivery)
+                return tasks.create_task(outcome)
 
     @property
     def _unsettled_full(self) -> bool:
@@ -207,14 +220,15 @@ class Dispatcher:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _finish(self, claim: Claim, assembly: Assembly) -> None:
+    async def _finish(self, claim: Claim, assembly: Assembly, delivery: Span) -> None:
         """Waits for a job's answers and writes what came of it to the queue."""
         sent = time.monotonic()
         try:
             response = await assembly.response()
         except CounterhintError as error:
-            await self._end(claim, error)
+            await self._end(claim, error, delivery)
         else:
+            delivery.end()
             metrics.SERVICE_SECONDS.observe(time.monotonic() - sent)
             complete = partial(
                 self._queue.complete,
@@ -223,14 +237,21 @@ class Dispatcher:
             )
             await self._settle(complete, claim)
 
-    async def _end(self, claim: Claim, error: CounterhintError) -> None:
+    async def _end(self, claim: Claim, error: CounterhintError, delivery: Span) -> None:
         """Gives a job back that was not begun; otherwise the error counts, or is its outcome."""
+        delivery.end(error)
         if passes_by_itself(error) and not isinstance(error, TeacherLost):
+            metrics.RETRIES.labels(error.reason).inc()
             await self._settle(self._queue.release, claim)
             return
         log.warning("job %s of run %s: %s", claim.id, claim.run_id, error.reason)
-        metrics.FAILURES.labels(error.reason).inc()
         retryable = _may_pass_next_time(error)
+        last = claim.failures + 1 >= self._queue.settings.max_attempts
+        if not retryable:
+            counter = metrics.FAILURES
+        else:
+            counter = metrics.DEAD_LETTERS if last else metrics.RETRIES
+        counter.labels(error.reason).inc()
         await self._settle(partial(self._queue.fail, error=error, retryable=retryable), claim)
 
     async def _settle(self, write: Callable[[Claim], Awaitable[bool]], claim: Claim) -> None:
@@ -243,6 +264,7 @@ class Dispatcher:
                 await asyncio.sleep(self._queue.settings.retry_after)
             else:
                 if not kept:
+                    metrics.LOST_LEASES.inc()
                     log.warning("job %s: lease lost, what came of it is discarded", claim.id)
                 del self._claims[claim.id, claim.attempt]
                 self._changed.set()
@@ -284,6 +306,8 @@ class Dispatcher:
                 for lost in await self._queue.heartbeat(list(self._claims.values())):
                     log.warning("job %s: lease lost", lost)
                 reaped = await self._queue.reap()
+                metrics.RETRIES.labels(LEASE_LOST).inc(reaped.redelivered)
+                metrics.DEAD_LETTERS.labels(LEASE_LOST).inc(reaped.dead)
                 if reaped.redelivered or reaped.dead or reaped.expired:
                     log.info(
                         "taken back: %d jobs; put aside: %d; past their deadline: %d",

@@ -35,10 +35,24 @@ SERVICE_SECONDS = Histogram(
     "Seconds between sending a job and its scores",
     buckets=SECONDS,
 )
+RETRIES = Counter(
+    "counterhint_dispatcher_retries",
+    "Deliveries after which the job went back into the queue, by reason",
+    ["reason"],
+)
 FAILURES = Counter(
     "counterhint_dispatcher_failures",
-    "Deliveries that ended badly, by reason: retried, put aside or the job's outcome",
+    "Deliveries whose error is the job's outcome, by reason",
     ["reason"],
+)
+DEAD_LETTERS = Counter(
+    "counterhint_dispatcher_dead_letters",
+    "Deliveries after which the job was put aside, by reason",
+    ["reason"],
+)
+LOST_LEASES = Counter(
+    "counterhint_dispatcher_lost_leases",
+    "Deliveries that lost their lease, or their job by a cancel: what came of them is discarded",
 )
 
 JOB_STATES = ("queued", "claimed", "dead")
@@ -76,6 +90,11 @@ class QueueFigures(Collector):
         paused = GaugeMetricFamily(
             "counterhint_queue_paused", "1 while a run is paused", labels=["run"]
         )
+        oldest = GaugeMetricFamily(
+            "counterhint_queue_oldest_seconds",
+            "Seconds since a run's oldest queued job was accepted",
+            labels=["run"],
+        )
         for run in runs:
             for state in JOB_STATES:
                 jobs.add_metric([run.run_id, state], getattr(run, state))
@@ -83,7 +102,8 @@ class QueueFigures(Collector):
                 ends.add_metric([run.run_id, state], getattr(run, state))
             sizes.add_metric([run.run_id], run.bytes)
             paused.add_metric([run.run_id], run.paused)
-        yield from (jobs, ends, sizes, paused)
+            oldest.add_metric([run.run_id], run.oldest_seconds)
+        yield from (jobs, ends, sizes, paused, oldest)
         for name in SUMS:
             total = CounterMetricFamily(
                 f"counterhint_queue_{name}", f"A run's {name}, as runs show has it", labels=["run"]

@@ -27,6 +27,7 @@ from counterhint.errors import (
 )
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import teacher_from_message
+from counterhint.request_context import TraceContext, current
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from services.queue.announcements import wait_for_event
 
@@ -60,6 +61,8 @@ class Delivery:
     """When its result is of no use any more, by `time.monotonic`."""
     alone: bool = False
     """Whether the teacher must have no other job meanwhile."""
+    trace: TraceContext = field(default_factory=lambda: current().trace)
+    """What follows the job through logs and traces."""
     answer: asyncio.Future[scoring_pb2.ScoreResponse] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -249,9 +252,7 @@ class TeacherLink:
             self._sent[delivery.request.id] = delivery
             timeout = max(delivery.deadline - time.monotonic(), SHORTEST_TIMEOUT)
             try:
-                await stream.write(
-                    scoring_pb2.ScoreStreamRequest(job=delivery.request, timeout_seconds=timeout)
-                )
+                await stream.write(_message(delivery, timeout))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
                 # It never got there, unless its answer came before gRPC was done with the write.
                 if self._sent.pop(delivery.request.id, None) is not None:
@@ -304,6 +305,14 @@ class TeacherLink:
         if self._pause is not None:
             self._pause.cancel()
         self._pause = asyncio.get_running_loop().call_later(seconds, resume)
+
+
+def _message(delivery: Delivery, timeout: float) -> scoring_pb2.ScoreStreamRequest:
+    message = scoring_pb2.ScoreStreamRequest(
+        timeout_seconds=timeout, trace=delivery.trace.to_message()
+    )
+    message.job.CopyFrom(delivery.request)  # given to the constructor, it would be parsed again
+    return message
 
 
 def passes_by_itself(error: CounterhintError) -> bool:
