@@ -1,0 +1,170 @@
+/** The page at `/`: joins the sources (form, paste, live runs), the token view and the link. */
+
+import { element } from "./elements.js";
+import { number } from "./numbers.js";
+import { PasteError, replyOfText } from "./pasted_scores.js";
+import { RunPicker } from "./run_picker.js";
+import { ScoreForm } from "./score_form.js";
+import { ApiError, score } from "./scoring_api.js";
+import { makeTabs, selectTab } from "./tabs.js";
+import { TokenView } from "./token_view.js";
+import { LinkError, MAX_LINK, hashOf, packSource, readHash } from "./view_link.js";
+
+const byId = (id) => document.getElementById(id);
+const SETTLED_MS = 300;
+
+const view = new TokenView(byId("token-view"), keepAddress);
+const form = new ScoreForm(byId("source-score"));
+const bearer = () => byId("bearer").value;
+const picker = new RunPicker(
+  byId("source-runs"),
+  bearer,
+  (reply, source) => show(reply, source, { response: source.rollout }),
+  tell,
+);
+/** The source of what is shown, as parameters of a link. */
+let packed = null;
+let calling = null;
+let settling = null;
+
+/** Shows a reply, and makes the address reproduce it. */
+async function show(reply, source, settings = {}) {
+  tell(null);
+  document.querySelector(".empty").hidden = true;
+  document.querySelector(".share").hidden = false;
+  byId("link-note").textContent = "";
+  view.show(reply, settings);
+  bringIntoWindow(byId("view"));
+  packed = await packSource(source);
+  keepAddress();
+}
+
+/** Below the sources on a narrow window, the tokens would come up unseen. */
+function bringIntoWindow(part) {
+  if (part.getBoundingClientRect().top > window.innerHeight / 2) part.scrollIntoView();
+}
+
+/** Says what went wrong; an error that nobody expects is thrown on, for the console. */
+function tell(error) {
+  const known = [ApiError, PasteError, LinkError].some((kind) => error instanceof kind);
+  const text = error && (known ? error.message : `This page failed: ${error.message}`);
+  byId("problems").replaceChildren(...(text ? [element("p", { class: "notice error" }, text)] : []));
+  if (error && !known) throw error;
+}
+
+function link() {
+  return location.href.split("#")[0] + hashOf(packed, view.settings);
+}
+
+function keepAddress() {
+  clearTimeout(settling);
+  settling = setTimeout(() => {
+    const fits = link().length <= MAX_LINK;
+    history.replaceState(null, "", fits ? link() : location.href.split("#")[0]);
+  }, SETTLED_MS);
+}
+
+async function runScore(settings = {}) {
+  calling?.abort();
+  const own = new AbortController();
+  calling = own;
+  const request = form.request();
+  setBusy(true);
+  try {
+    const reply = await score(request, bearer(), own.signal);
+    await show(reply, { score: request }, settings);
+  } catch (error) {
+    if (error.name !== "AbortError") tell(error);
+  } finally {
+    if (calling === own) setBusy(false);
+  }
+}
+
+function setBusy(busy) {
+  byId("score").disabled = busy;
+  byId("score").textContent = busy ? "Scoring …" : "Score";
+  byId("cancel").hidden = !busy;
+  byId("view").setAttribute("aria-busy", String(busy));
+}
+
+async function showPasted(text) {
+  try {
+    const reply = replyOfText(text);
+    await show(reply, { reply });
+  } catch (error) {
+    tell(error);
+  }
+}
+
+/** Shows what the address says. A link to a request scores it anew. */
+async function openAddress() {
+  try {
+    const wanted = await readHash(location.hash);
+    if (wanted === null) return;
+    const { source, settings } = wanted;
+    if (source.score) {
+      selectTab(byId("tab-score"));
+      form.fill(source.score);
+      await runScore(settings);
+    } else if (source.reply) {
+      await show(source.reply, source, settings);
+    } else {
+      selectTab(byId("tab-runs"));
+      await picker.pick(source.run, Number(source.rollout));
+      view.show(view.reply, settings);
+    }
+  } catch (error) {
+    tell(error);
+  }
+}
+
+async function copyLink() {
+  const made = link();
+  const note = byId("link-note");
+  if (made.length > MAX_LINK) {
+    note.textContent =
+      `This view does not fit a link: it would have ${number(made.length, 9)} characters, and ` +
+      `programs cut links longer than ${number(MAX_LINK, 9)}. Share the JSON instead; it can be ` +
+      "opened under Paste.";
+    return;
+  }
+  history.replaceState(null, "", made);
+  try {
+    await navigator.clipboard.writeText(made);
+    note.textContent = "Copied.";
+  } catch {
+    note.textContent = "The browser does not let this page copy: take the link from the address bar.";
+  }
+}
+
+function download() {
+  const address = URL.createObjectURL(new Blob([JSON.stringify(view.reply)]));
+  element("a", { href: address, download: "scores.json" }).click();
+  URL.revokeObjectURL(address);
+}
+
+async function listRuns() {
+  byId("tab-runs").hidden = !(await picker.load());
+}
+
+makeTabs(document.querySelector('[role="tablist"]'));
+byId("source-score").addEventListener("submit", (event) => {
+  event.preventDefault();
+  runScore();
+});
+byId("cancel").addEventListener("click", () => calling?.abort());
+byId("source-paste").addEventListener("submit", (event) => {
+  event.preventDefault();
+  showPasted(byId("pasted").value);
+});
+byId("opened").addEventListener("change", async (event) => {
+  const [file] = event.target.files;
+  if (file) showPasted(await file.text());
+});
+byId("bearer").addEventListener("change", listRuns);
+byId("access").addEventListener("submit", (event) => event.preventDefault());
+byId("copy-link").addEventListener("click", copyLink);
+byId("download").addEventListener("click", download);
+window.addEventListener("hashchange", openAddress);
+await listRuns();
+await openAddress();
