@@ -8,6 +8,7 @@ import grpc
 
 from counterhint.authentication import Authentication
 from counterhint.errors import CounterhintError, error_to_status, failure_to_message
+from counterhint.message_bounds import id_to_answer, timeout_of
 from counterhint.messages import teacher_to_message
 from counterhint.request_context import (
     REQUEST_ID,
@@ -68,10 +69,10 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         writing = asyncio.Lock()
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
-            reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
+            reply = scoring_pb2.ScoreStreamResponse(id=id_to_answer(request))
             try:
                 trace = accept_message(request.trace)
-                timeout = request.timeout_seconds or None
+                timeout = timeout_of(request)
                 response = await self._score(request.job, timeout, trace, context)
                 reply.response.CopyFrom(response)
             except CounterhintError as error:

@@ -18,6 +18,7 @@ from counterhint.errors import (
     failure_to_message,
 )
 from counterhint.jobs import Cost, ScoringJob, ScoringResult, TeacherInfo
+from counterhint.message_bounds import id_to_answer, timeout_of
 from counterhint.messages import (
     job_from_message,
     result_to_message,
@@ -167,10 +168,10 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
     async def _outcome(
         self, request: scoring_pb2.ScoreStreamRequest, held: AsyncExitStack, context: Context
     ) -> scoring_pb2.ScoreStreamResponse:
-        reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
+        reply = scoring_pb2.ScoreStreamResponse(id=id_to_answer(request))
         try:
             self._authentication.caller(context).check_run(request.job.run_id)
-            response = await self._score(request.job, request.timeout_seconds or None, held)
+            response = await self._score(request.job, timeout_of(request), held)
             reply.response.CopyFrom(response)
         except CounterhintError as error:
             reply.failure.CopyFrom(failure_to_message(error))

@@ -100,14 +100,19 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 
 def _allowed_path(weights: Weights, roots: Sequence[Path]) -> Path:
-    parts = urlsplit(weights.uri)
+    try:
+        parts = urlsplit(weights.uri)
+        path = Path(unquote(parts.path)).resolve()
+    except (ValueError, RuntimeError) as error:  # half a host, a zero byte, links in a circle
+        raise _unavailable(
+            weights, "WEIGHTS_NOT_ALLOWED", f"{weights.uri!r} is no address of a file: {error}"
+        ) from error
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise _unavailable(
             weights,
             "WEIGHTS_NOT_ALLOWED",
             f"{weights.uri!r} is not a file:/// address: write file:// before an absolute path",
         )
-    path = Path(unquote(parts.path)).resolve()
     if path.suffix != ".safetensors":
         raise _unavailable(
             weights, "WEIGHTS_NOT_ALLOWED", f"{path} does not end in .safetensors, the only format"
@@ -120,7 +125,11 @@ def _allowed_path(weights: Weights, roots: Sequence[Path]) -> Path:
             f"{path} is outside the teacher's weights roots ({allowed}): start it with "
             f"--weights-root {path.parent}",
         )
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError:  # a name that is too long for the file system
+        exists = False
+    if not exists:
         raise _unavailable(weights, "WEIGHTS_NOT_FOUND", f"{path} does not exist")
     return path
 

@@ -21,6 +21,7 @@ from counterhint.jobs import (
     TeacherInfo,
     Weights,
 )
+from counterhint.message_bounds import check_texts
 from counterhint.tensors import decode_sequences, decode_tensor, encode_sequences, encode_tensor
 from counterhint.top_k import decode_top_k, encode_top_k
 from counterhint.v1 import scoring_pb2
@@ -64,10 +65,12 @@ def job_from_message(message: scoring_pb2.ScoreRequest) -> ScoringJob:
 
     Raises:
         InvalidJob: no id, no context, no response, no pair, an empty context or response, a pair
-            out of range, nothing asked for, or a tensor that does not add up.
+            out of range, nothing asked for, a text that is too long, or a tensor that does not add
+            up.
     """
     if not message.id:
         raise InvalidJob("a job needs an id", reason="NO_ID")
+    check_texts(message)
     contexts = decode_sequences(message.contexts, "contexts")
     responses = decode_sequences(message.responses, "responses")
     for kind, sequences in (("context", contexts), ("response", responses)):

@@ -17,6 +17,7 @@ from counterhint.certificates import ServerTls
 from counterhint.channel import SERVER_OPTIONS
 from counterhint.command_line import Command
 from counterhint.errors import InputError
+from counterhint.malformed_messages import MalformedMessages
 from counterhint.tokens import TokenFile
 
 
@@ -40,8 +41,9 @@ class ServerSecurity:
         check_address(listen, self.insecure or self.tls is not None)
 
     def make_server(self) -> grpc.aio.Server:
-        """A server with the contract's limits that asks for tokens."""
-        return grpc.aio.server(options=SERVER_OPTIONS, interceptors=[self.authentication])
+        """A server with the contract's limits that asks for tokens before it parses anything."""
+        interceptors = [self.authentication, MalformedMessages()]
+        return grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
 
     def bind(self, server: grpc.aio.Server, listen: str, services: Sequence[str]) -> str:
         """Makes a server listen; gives the address that clients use.

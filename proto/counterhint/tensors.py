@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from counterhint.errors import InvalidJob
+from counterhint.message_bounds import MOST_AXES, MOST_SEQUENCES
 from counterhint.v1 import scoring_pb2
 
 TokenIds: TypeAlias = NDArray[np.int32]
@@ -52,8 +53,15 @@ def decode_tensor(message: scoring_pb2.Tensor, name: str = "tensor") -> NDArray[
     """The array of a message: a read-only view of its bytes.
 
     Raises:
-        InvalidJob: unknown element type, or bytes that do not fill the shape exactly.
+        InvalidJob: unknown element type, too many axes, or bytes that do not fill the shape
+            exactly.
     """
+    if len(message.shape) > MOST_AXES:
+        raise InvalidJob(
+            f"{name}: a shape of {len(message.shape)} axes, at most {MOST_AXES} are taken",
+            reason="MALFORMED_TENSOR",
+            details={"tensor": name, "axes": len(message.shape)},
+        )
     dtype = _DTYPES.get(message.element_type)
     if dtype is None:
         raise InvalidJob(
@@ -100,8 +108,14 @@ def decode_sequences(
     """The token sequences of a message: read-only views of its bytes.
 
     Raises:
-        InvalidJob: bytes that do not fill the lengths exactly.
+        InvalidJob: too many sequences, or bytes that do not fill the lengths exactly.
     """
+    if (count := len(message.lengths)) > MOST_SEQUENCES:
+        raise InvalidJob(
+            f"{name}: there are {count}, at most {MOST_SEQUENCES} are taken",
+            reason="TOO_MANY_SEQUENCES",
+            details={"tensor": name, "sequences": count, "max_sequences": MOST_SEQUENCES},
+        )
     ends = np.cumsum(message.lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     if len(message.token_ids) != 4 * total:
