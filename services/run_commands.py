@@ -22,17 +22,7 @@ COLUMNS = (
     *("run_id", "queued", "claimed", "done", "failed", "cancelled", "expired", "dead"),
     *("weight", "paused", "tokens", "tokens_cached", "engine_seconds", "wait_mean"),
 )
-"""What the table of runs shows of `describe`."""
-
-
-def describe(record: RunRecord) -> dict[str, Any]:
-    """A run as the commands print it, in one level; `wait_mean` in seconds."""
-    return {
-        **asdict(record.stats),
-        "wait_mean": record.stats.wait_mean,
-        **asdict(record.policy),
-        "set_by_operator": record.set_by_operator,
-    }
+"""What the table of runs shows of `RunRecord.facts`."""
 
 
 class RunsList(QueueCommand):
@@ -51,7 +41,7 @@ class RunsList(QueueCommand):
         async def every_run(queue: JobQueue) -> list[RunRecord]:
             return await asyncio.gather(*(queue.run(run.run_id) for run in await queue.stats()))
 
-        rows = [describe(record) for record in self.ask(every_run)]
+        rows = [record.facts() for record in self.ask(every_run)]
         if self.json_:
             print(json.dumps(rows, indent=2))
             return EXIT_DONE
@@ -80,7 +70,7 @@ class RunCommand(QueueCommand):
     def tell(self, record: RunRecord, what: str) -> None:
         """Prints the run as JSON, or in one line what has happened to it."""
         if self.json_:
-            print(json.dumps(describe(record), indent=2))
+            print(json.dumps(record.facts(), indent=2))
             return
         stats = record.stats
         print(f"run {self.run_id}: {what}; {stats.queued} queued, {stats.claimed} claimed")
@@ -97,7 +87,7 @@ class RunsShow(RunCommand):
 
     def run(self) -> int:
         """Prints a line for each figure."""
-        facts = describe(self.ask(lambda queue: queue.run(self.run_id)))
+        facts = self.ask(lambda queue: queue.run(self.run_id)).facts()
         if self.json_:
             print(json.dumps(facts, indent=2))
             return EXIT_DONE

@@ -54,7 +54,7 @@ class ServerTls:
     """Authorities of the clients' certificates, PEM; None when clients need none."""
 
     def __post_init__(self) -> None:
-        self._check()
+        self.check()
 
     def credentials(self) -> grpc.ServerCredentials:
         """The certificates as gRPC takes them.
@@ -62,16 +62,16 @@ class ServerTls:
         The files are read again for the next connection after they have changed; ones that cannot
         be used leave the former in force, and the log says so.
         """
-        seen = self._read()
+        seen = self.read()
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             nonlocal seen
             try:
-                content = self._read()
+                content = self.read()
                 if content == seen:
                     return None
                 seen = content
-                self._check()
+                self.check()
             except InputError as error:
                 log.error("%s; the certificates read before stay in force", error)
                 return None
@@ -84,13 +84,23 @@ class ServerTls:
             require_client_authentication=self.client_ca is not None,
         )
 
-    def _read(self) -> Content:
+    def read(self) -> Content:
+        """What the files hold.
+
+        Raises:
+            InputError: one cannot be read.
+        """
         named = [(self.key, "--tls-key"), (self.cert, "--tls-cert")]
         if self.client_ca is not None:
             named.append((self.client_ca, "--tls-client-ca"))
         return tuple(read_file(path, flag) for path, flag in named)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuses files that no client would take.
+
+        Raises:
+            InputError: a file is not there, is no certificate, has expired, or the key is another's.
+        """
         _check_pair(self.cert, self.key, "--tls-cert", "--tls-key")
         if self.client_ca is not None:
             _load(self.client_ca, "--tls-client-ca")

@@ -2,9 +2,10 @@
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 from counterhint.errors import InputError
 from counterhint.request_context import TraceContext
@@ -212,6 +213,15 @@ class RunRecord:
     set_by_operator: bool
     """Whether an operator set the policy; what comes with the run's jobs then changes nothing."""
     stats: RunStats
+
+    def facts(self) -> dict[str, Any]:
+        """The run as people and programs are shown it, in one level; `wait_mean` in seconds."""
+        return {
+            **asdict(self.stats),
+            "wait_mean": self.stats.wait_mean,
+            **asdict(self.policy),
+            "set_by_operator": self.set_by_operator,
+        }
 
 
 @dataclass(frozen=True, slots=True)
