@@ -43,7 +43,8 @@ class ServerTls:
     """A server's certificate, and whether its clients need one.
 
     Raises:
-        InputError: a file is not there, is no certificate, has expired, or the key is another's.
+        InputError: a file is not there, is no certificate, has expired, or the key is of
+                another certificate.
     """
 
     cert: Path
@@ -99,7 +100,8 @@ class ServerTls:
         """Refuses files that no client would take.
 
         Raises:
-            InputError: a file is not there, is no certificate, has expired, or the key is another's.
+            InputError: a file is not there, is no certificate, has expired, or the key is of
+                another certificate.
         """
         _check_pair(self.cert, self.key, "--tls-cert", "--tls-key")
         if self.client_ca is not None:
