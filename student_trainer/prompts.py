@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from counterhint.errors import InputError
-from counterhint.hints import load_template
+from counterhint.hints import load_template, question
 from counterhint.tensors import TokenIds
 from student_trainer.config import Config
 from student_trainer.hints import Hint
@@ -128,7 +128,7 @@ class Prompts:
         return replace(hint, text="")
 
     def _question(self, problem: Problem) -> str:
-        return f"{problem.text}\n\n{self._answer_format}".strip()
+        return question(problem.text, self._answer_format)
 
     def _encode(self, text: str, thinking: bool | None) -> TokenIds:
         messages = [{"role": "user", "content": text}]

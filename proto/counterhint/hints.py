@@ -56,6 +56,11 @@ class HintTemplate:
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text).strip()
 
 
+def question(problem: str, answer_format: str) -> str:
+    """The prompt text without a hint: what the student is asked."""
+    return f"{problem}\n\n{answer_format}".strip()
+
+
 def builtin_templates() -> tuple[str, ...]:
     """Names of the templates in this package."""
     folder = resources.files("counterhint") / "templates"
