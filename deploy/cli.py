@@ -41,6 +41,9 @@ COMMANDS: dict[str, Entry] = {
     "eval": Entry(
         "student_trainer.cli:Eval", "student", "evaluate a model or checkpoint by a recipe"
     ),
+    "score": Entry(
+        "student_trainer.cli:Score", "student", "score the rollouts of a file, without training"
+    ),
     "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
     "verify-losses": Entry(
         "student_trainer.cli:VerifyLosses",

@@ -13,6 +13,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
+from counterhint.contrast import Gate
 from counterhint.errors import InputError
 
 
@@ -138,6 +139,104 @@ class Eval(Command):
         from student_trainer.evaluation.standalone import evaluate_and_show
 
         evaluate_and_show(recipe, self.checkpoint, before=before, out=self.out, as_json=self.json_)
+        return EXIT_DONE
+
+
+class Score(Command):
+    """Score the rollouts of a JSON Lines file, without training, and write their signals.
+
+    A line is an object with `problem` and `response` (or `token_ids`), perhaps also `student` (its
+    own log probs), `advantage`, `problem_id`. Its hints are `correct_hint` and `wrong_hints`, texts
+    or {"hint": …, "answer": …}; or, as in training, its siblings: then every line has `correct` and
+    `response_answer`. A run's rollouts.jsonl is such a file. The output is Parquet.
+
+    Stopped, it goes on where it was when the same command is given again.
+
+    example:
+      counterhint score rollouts.jsonl --tokenizer models/student --out scores.parquet
+      counterhint score runs/demo/rollouts.jsonl --tokenizer runs/demo/models/student \
+        --address 127.0.0.1:50050 --out demo.parquet
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COUNTERHINT_SCORE_")
+
+    rollouts: CliPositionalArg[Path]
+    """The file."""
+    tokenizer: Path
+    """Folder of the student's tokenizer with its chat template."""
+    out: Path
+    """Parquet file to write."""
+    address: str = "127.0.0.1:50050"
+    """host:port or unix:///path of a teacher or of an intake. Token and certificates come from
+    COUNTERHINT_TOKEN_FILE, COUNTERHINT_TLS_CA and others, as for training."""
+    teacher_tokenizer: Path | None = None
+    """Folder of the teacher's tokenizer, where it is not the student's."""
+    run_id: str = "score"
+    """The name under which queue and accounts know the jobs."""
+    template: str = "neutral"
+    """Name of a built-in hint template, or a file."""
+    answer_format: str = ""
+    """The line behind each problem that says how to give the final answer."""
+    thinking: bool | None = None
+    """`enable_thinking` of the chat template; left to the template when not given."""
+    max_wrong: int = Field(4, ge=1)
+    """Most wrong hints, where siblings are hints."""
+    too_long: Literal["shorten", "drop", "error"] = "shorten"
+    """What happens to hints that the teacher's context cannot hold."""
+    seed: int = 0
+    """Decides which siblings are hints."""
+    tau: float = Field(Gate().tau, gt=0)
+    """Temperature of the gate's tanh."""
+    beta: float = Gate().beta
+    """Weight of the contrast."""
+    lam: float = Gate().lam
+    """Scale of the change of an advantage."""
+    delta: float = Field(Gate().delta, ge=0)
+    """A token is selected when its change is larger."""
+    in_flight: int = Field(16, ge=1)
+    """Groups at the teacher at a time."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that a job may take, tries included."""
+    json_: bool = Field(False, alias="json")
+    """Print one JSON object at the end."""
+
+    def run(self) -> int:
+        """Scores, and says where the signals are."""
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from student_trainer.hints import HintConfig
+        from student_trainer.prompts import PromptConfig
+        from student_trainer.score_file.rows import open_rollouts
+        from student_trainer.score_file.scoring import ScoreSettings, score_file
+        from student_trainer.scoring import ScoringConfig
+
+        scored = score_file(
+            open_rollouts(self.rollouts),
+            self.out,
+            self.tokenizer,
+            ScoringConfig(
+                address=self.address,
+                timeout=self.timeout,
+                teacher_tokenizer=self.teacher_tokenizer,
+            ),
+            ScoreSettings(
+                run_id=self.run_id,
+                prompts=PromptConfig(hint_template=self.template, teacher_thinking=self.thinking),
+                answer_format=self.answer_format,
+                hints=HintConfig(max_wrong=self.max_wrong, too_long=self.too_long),
+                gate=Gate(self.tau, self.beta, self.lam, self.delta),
+                seed=self.seed,
+                in_flight=self.in_flight,
+            ),
+        )
+        if self.json_:
+            print(json.dumps({"out": str(self.out), **dataclasses.asdict(scored)}))
+            return EXIT_DONE
+        without = f", {scored.unscored} without scores (see `reason`)" if scored.unscored else ""
+        print(
+            f"Wrote {self.out}: {scored.rollouts} rollouts{without}; the teacher computed "
+            f"{scored.tokens_computed:,} tokens, {scored.tokens_naive:,} with one pass a pair."
+        )
         return EXIT_DONE
 
 

@@ -1,14 +1,9 @@
 """`counterhint eval`: a model or checkpoint evaluated by a recipe, without training."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from counterhint.errors import InputError
 from student_trainer.checkpoints import load_model, read_state
@@ -18,7 +13,7 @@ from student_trainer.evaluation.results import Evaluations, changes, comparable
 from student_trainer.evaluation.tables import print_evaluations
 from student_trainer.forward import StudentForward
 from student_trainer.models import load_student
-from student_trainer.progress import Progress
+from student_trainer.progress import Progress, progress_bar
 from student_trainer.prompts import Prompts
 from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe
@@ -112,7 +107,7 @@ def evaluate_and_show(
         _check_comparable(recipe, before)
     ranks = Ranks()
     try:
-        with _progress_bar(ranks) as progress:
+        with progress_bar(shown=ranks.first) as progress:
             evaluations = evaluate(recipe, checkpoint, ranks, progress)
         if not ranks.first:
             return
@@ -146,24 +141,6 @@ def _check_comparable(recipe: Recipe, before: Evaluations) -> None:
         f"--against has other problems ({there} in {DEFAULT_SET}, here {here}), and changes are of "
         f"the same ones: {remedy}, or leave --against out"
     )
-
-
-@contextmanager
-def _progress_bar(ranks: Ranks) -> Iterator[Progress | None]:
-    console = Console(stderr=True)
-    if not ranks.first or not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=console) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
-        yield show
 
 
 def _steps_of(checkpoint: Path | None) -> int:

@@ -38,6 +38,8 @@ class ScoredGroup:
     """The hints of each rollout as the teacher was shown them, shortened ones included."""
     counts: ScoringCounts
     """What it took, and what is missing."""
+    weights_revision: str | None
+    """Of the weights behind every score; None where there was nothing to score."""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ class PendingGroup:
             tokens_scored=sum(int(one.scored.sum()) for one in scores.values()),
             rollouts_missing=len(asked) - len(scores),
         )
-        return ScoredGroup(scores, contexts.hints, counts)
+        revision = next(iter(answers.revisions), None)  # there is one, or nothing was scored
+        return ScoredGroup(scores, contexts.hints, counts, revision)
 
 
 class GroupScoring:

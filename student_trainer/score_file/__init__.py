@@ -1,0 +1,1 @@
+"""`counterhint score`: the signals of rollouts that a file holds, without training."""
