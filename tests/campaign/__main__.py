@@ -30,7 +30,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--real-every",
         type=int,
         default=20,
-        help="every so many seeds, the transformers engine on a tiny model is the teacher; 0: never",
+        help="every so many seeds, a tiny model in the real engine is the teacher; 0: never",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args(words)

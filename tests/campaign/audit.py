@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import redis.asyncio as redis
 
 from counterhint.errors import JobNotFound
-from counterhint.v1 import scoring_pb2
 from counterhint.tensors import decode_tensor
+from counterhint.v1 import scoring_pb2
 from services.queue.base import JobQueue
 from services.queue.records import JobState
 from tests.campaign.history import Final
@@ -48,8 +48,8 @@ async def find_leftovers(url: str, runs: Iterable[str]) -> list[str]:
         for name, fields in (("total", TOTALS), *((f"run:{run}", RUN_TOTALS) for run in runs)):
             counts = await store.hmget(f"{PREFIX}:{name}", *fields)
             found += [
-                f"{name} counts {count} {field}"
+                f"{name} counts {int(count)} {field}"
                 for field, count in zip(fields, counts, strict=True)
-                if int(count or 0) != 0
+                if count is not None and int(count) != 0
             ]
     return found

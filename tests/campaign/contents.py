@@ -42,7 +42,7 @@ def scripted_scores(job: ScoringJob) -> NDArray[np.float32]:
         answer = job.responses[response].astype(np.int64)
         mixed = 31 * job.contexts[context].sum() + 7 * answer + np.arange(len(answer))
         rows.append(-1.0 - mixed % 997)
-    return np.concatenate(rows).astype(np.float32) / 100
+    return (np.concatenate(rows) / 100).astype(np.float32)
 
 
 def scripted_seconds(job: ScoringJob) -> float:

@@ -1,4 +1,7 @@
-"""What happened in a campaign run, as those who took part were told it. Seconds since its beginning."""
+"""What happened in a campaign run, as those who took part were told it.
+
+All times are seconds since its beginning.
+"""
 
 import json
 from collections.abc import Iterable

@@ -5,10 +5,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from counterhint.client import AsyncScoringClient
 from counterhint.errors import JobNotFound
+from counterhint.jobs import ScoringJob
 from services.queue.base import JobQueue
 from services.queue.errors import NOT_NOW
 from services.queue.records import JobState
@@ -29,8 +33,8 @@ SETTLE_SECONDS = 20.0
 LOOK_SECONDS = 0.1
 RETRY_SECONDS = 0.1
 
-Scores = Callable[[Any], Sequence[float]]
-"""The scores `[N]` of a `ScoringJob`."""
+Scores = Callable[[ScoringJob], NDArray[np.float32]]
+"""What is right for a job, `[N]`."""
 
 
 def make_references(schedule: Schedule, scores: Scores) -> dict[tuple[str, int], Reference]:
@@ -40,7 +44,7 @@ def make_references(schedule: Schedule, scores: Scores) -> dict[tuple[str, int],
         job = make_content(one.job, one.run, one.content)
         references[one.job, one.content] = Reference(
             run=one.run,
-            scores=() if one.job.startswith("invalid ") else tuple(map(float, scores(job))),
+            scores=() if one.job.startswith("invalid ") else tuple(scores(job).tolist()),
             tokens_computed=job.tokens_computed,
             tokens_naive=job.tokens_naive,
         )

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from counterhint.jobs import ScoringJob
 from tests.campaign.checker import Violation, check
 from tests.campaign.contents import scripted_scores
@@ -91,16 +94,15 @@ class Runner:
     @cached_property
     def _real(self) -> tuple[Path, Scores]:
         """A tiny model, and its scores by plain forward passes."""
-        import numpy as np
-
         from tests.teacher_server.jobs import plain_log_probs, tokens_of_pairs
         from tests.tiny_models import write_tiny_llama
 
         path = self._folder / "model"
         model = write_tiny_llama(path)
 
-        def scores(job: ScoringJob) -> "np.ndarray":
+        def scores(job: ScoringJob) -> NDArray[np.float32]:
             rows = plain_log_probs(model, job)
-            return rows[np.arange(len(rows)), tokens_of_pairs(job)]
+            chosen: NDArray[np.float32] = rows[np.arange(len(rows)), tokens_of_pairs(job)]
+            return chosen
 
         return path, scores

@@ -46,7 +46,7 @@ def _run(words: Sequence[str], log: str) -> None:
 
             asyncio.run(serve(address))
         case ["trainer", plan]:
-            from tests.campaign.trainer import main as train
+            from tests.campaign.trainer import train
 
             train(plan)
         case _:
@@ -205,7 +205,7 @@ class System:
         return name.startswith("teacher") and not self.schedule.real_teacher and code == 1
 
     async def strike(self, fault: Fault) -> None:
-        """Does what a fault on a process says; returns when a paused one goes on, or Redis is back."""
+        """Does what a fault says; returns when a paused process goes on, or Redis is back."""
         begun = self.now
         if fault.target == "redis":
             lost_from = await self._strike_redis(fault)

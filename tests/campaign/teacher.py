@@ -1,10 +1,6 @@
-"""The scripted teacher as a campaign needs it: it takes its time, and its scores tell contexts apart.
-
-As a process of its own: `python -m tests.campaign.teacher ADDRESS`.
-"""
+"""The scripted teacher of a campaign: it takes its time, and its scores tell contexts apart."""
 
 import asyncio
-import sys
 
 from counterhint.errors import Overloaded
 from counterhint.messages import job_from_message
@@ -38,7 +34,3 @@ async def serve(address: str) -> None:
     """Serves it until the process ends."""
     async with serving(CampaignTeacher(), address):
         await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))

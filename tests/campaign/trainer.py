@@ -5,7 +5,6 @@ One that is started again after a kill sends everything again, by the same ids.
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,13 +93,9 @@ async def run_trainer(
                     calls.create_task(send(call, submission), name=call)
 
 
-def main(plan: str) -> None:
+def train(plan: str) -> None:
     """Runs the trainer that a JSON text describes: the arguments of `run_trainer` by name."""
     facts = json.loads(plan)
     facts["submissions"] = [Submission(**one) for one in facts["submissions"]]
     facts["log"] = Path(facts["log"])
     asyncio.run(run_trainer(**facts))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
