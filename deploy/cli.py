@@ -29,7 +29,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "teacher serve": Entry("teacher_server.cli:Serve", "teacher", "serve a teacher over gRPC"),
     "services run": Entry(
-        "services.cli:Run", "services", "run the queue services: intake, dispatcher"
+        "services.cli:Run", "services", "run the services: intake, dispatcher, gateway"
     ),
     "models make": Entry(
         "student_trainer.cli:MakeModels", "student", "make the models that a recipe starts from"
@@ -61,6 +61,9 @@ COMMANDS: dict[str, Entry] = {
     ),
     "bench queue": Entry(
         "services.cli:BenchQueue", "services", "jobs a second through the queue, time of a claim"
+    ),
+    "doctor": Entry(
+        "services.doctor.command:Doctor", "services", "look at machine, Redis and teachers"
     ),
     "runs ls": Entry("services.run_commands:RunsList", "services", "jobs and accounts by run"),
     "runs show": Entry("services.run_commands:RunsShow", "services", "all about one run"),
