@@ -18,9 +18,12 @@ from counterhint.command_line import EXIT_DONE, Command
 from counterhint.credentials import Credentials
 from counterhint.errors import InputError, Unavailable
 from counterhint.http_probes import check_http_address
+from counterhint.logs import LoggedCommand
 from counterhint.server_security import SecuredServer, ServerSecurity
 from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
+from services.gateway.server import check_gateway_address, serve_gateway
+from services.gateway.tokenizer import Tokenizer
 from services.monitoring import monitored
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
@@ -30,20 +33,26 @@ from services.server import serve_intake
 
 log = logging.getLogger(__name__)
 
-ServiceName = Literal["intake", "dispatcher"]
-EVERY_SERVICE: tuple[ServiceName, ...] = ("intake", "dispatcher")
+ServiceName = Literal["intake", "dispatcher", "gateway"]
+EVERY_SERVICE: tuple[ServiceName, ...] = ("intake", "dispatcher", "gateway")
 
 
-class Run(SecuredServer):
+class Run(SecuredServer, LoggedCommand):
     """Run the queue services in this process until SIGTERM or Ctrl-C; without names, all of them.
 
     intake      takes scoring jobs over gRPC and puts them on the queue
     dispatcher  takes them from the queue to the teachers
+    gateway     takes jobs and shows signals over HTTP: the scoring API, /docs, the token view
 
-    Without --redis the queue lives in this process, which then must run both.
+    Without --redis the queue lives in this process, which then must run the dispatcher and at least
+    one of the others.
 
     example:
-      counterhint services run --listen 127.0.0.1:50050 --teachers 127.0.0.1:50051
+      counterhint services run --listen 127.0.0.1:50050 --teachers 127.0.0.1:50051 \\
+        --http-listen 127.0.0.1:8080 --tokenizer models/teacher
+      curl -s http://127.0.0.1:8080/v1/distill/score -H 'Content-Type: application/json' -d '{
+        "problem": "What is 2+3?", "correct_hint": "2+3=5", "correct_answer": "5",
+        "wrong_hints": [{"hint": "2+3=6", "answer": "6"}], "responses": ["2+3 = 5"]}'
       counterhint services run intake --listen 127.0.0.1:50050 --redis redis://127.0.0.1:6379/0
       counterhint services run --listen 0.0.0.0:50050 --teachers 127.0.0.1:50051 \\
         --tokens tokens.json --tls-cert intake.pem --tls-key intake.key
@@ -57,6 +66,13 @@ class Run(SecuredServer):
     """Where the intake listens: host:port (port 0: any free one) or unix:///path."""
     teachers: list[str] = Field([])
     """A teacher's address, host:port or unix:///path; repeatable."""
+    http_listen: str = "127.0.0.1:8080"
+    """Where the gateway listens: host:port (port 0: any free one)."""
+    tokenizer: Path | None = None
+    """Folder of the teacher's tokenizer (tokenizer.json, tokenizer_config.json, chat template), for
+    the gateway; without it the gateway takes token ids only."""
+    runs_dir: Path | None = None
+    """Folder of the run folders that the gateway shows; none by default."""
     metrics_listen: str | None = None
     """host:port of /metrics, /health and /ready over HTTP; none by default."""
     redis: str | None = None
@@ -99,14 +115,13 @@ class Run(SecuredServer):
 
     def run(self) -> int:
         """Serves until a signal comes."""
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        self.start_logs("services")
         wanted = tuple(self.services) or EVERY_SERVICE
-        if self.redis is None and set(wanted) != set(EVERY_SERVICE):
+        if self.redis is None and ("dispatcher" not in wanted or len(set(wanted)) == 1):
             raise InputError(
                 f"services run {' '.join(wanted)} without --redis: a queue in this process needs "
-                "intake and dispatcher together; name both, or give --redis URL"
+                "the dispatcher together with the intake or the gateway; name them, or give "
+                "--redis URL"
             )
         if "dispatcher" in wanted and not self.teachers:
             raise InputError(
@@ -115,8 +130,18 @@ class Run(SecuredServer):
             )
         if self.metrics_listen is not None:
             check_http_address(self.metrics_listen, self.insecure)
-        asyncio.run(self._serve(wanted, self.security(), self._credentials()))
+        security = self.security()
+        tokenizer = None
+        if "gateway" in wanted:
+            check_gateway_address(self.http_listen, security)
+            tokenizer = self._tokenizer()
+        asyncio.run(self._serve(wanted, security, self._credentials(), tokenizer))
         return EXIT_DONE
+
+    def _tokenizer(self) -> Tokenizer | None:
+        if self.runs_dir is not None and not self.runs_dir.is_dir():
+            raise InputError(f"--runs-dir {self.runs_dir}: no such folder")
+        return None if self.tokenizer is None else Tokenizer.load(self.tokenizer)
 
     def _credentials(self) -> Credentials:
         """What the dispatcher shows to teachers."""
@@ -134,7 +159,11 @@ class Run(SecuredServer):
         return credentials
 
     async def _serve(
-        self, wanted: Sequence[ServiceName], security: ServerSecurity, credentials: Credentials
+        self,
+        wanted: Sequence[ServiceName],
+        security: ServerSecurity,
+        credentials: Credentials,
+        tokenizer: Tokenizer | None,
     ) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -160,6 +189,17 @@ class Run(SecuredServer):
                     serve_intake(queue, self.listen, security)
                 )
                 log.info("intake on %s", address)
+            if "gateway" in wanted:
+                url = await stack.enter_async_context(
+                    serve_gateway(
+                        queue,
+                        self.http_listen,
+                        security,
+                        tokenizer=tokenizer,
+                        runs_dir=self.runs_dir,
+                    )
+                )
+                log.info("gateway on %s", url)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if "dispatcher" in wanted:
                 dispatcher = Dispatcher(

@@ -130,7 +130,7 @@ class Submissions:
             metrics.ANSWERS.labels("OK").inc()
             metrics.ANSWER_SECONDS.observe(time.monotonic() - arrived)
             log_scored(log, cost_from_message(response.cost))
-            asked.note({"tokens_computed": response.cost.tokens_computed})
+            asked.note({"tokens": response.cost.tokens_computed})
             return response
 
     def drain(self) -> None:

@@ -1,7 +1,6 @@
 """The teacher's commands: `counterhint teacher serve`, `bench scoring` and `bench wire`."""
 
 import json
-import logging
 from collections.abc import Set
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.errors import InputError
+from counterhint.logs import LoggedCommand
 from counterhint.server_security import SecuredServer
 from teacher_server.bench.job import GroupShape
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from teacher_server.engines.base import Engine
 
 
-class Serve(SecuredServer):
+class Serve(SecuredServer, LoggedCommand):
     """Serve a teacher over gRPC until SIGTERM or Ctrl-C.
 
     Exit codes: 0 after a signal; 2 when something given cannot be used; 70 when the engine has
@@ -93,7 +93,7 @@ class Serve(SecuredServer):
         """Serves until a signal comes or the engine is lost."""
         from teacher_server.server import ServerOptions, run_teacher
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        self.start_logs("teacher")
         if self.max_queued_tokens < self.max_job_tokens:
             raise InputError(
                 f"--max-queued-tokens {self.max_queued_tokens} is below --max-job-tokens "

@@ -43,6 +43,9 @@ HELD_BYTES = Gauge(
     "counterhint_teacher_held_bytes", "Bytes of scores of jobs let in, until they are sent"
 )
 READY = Gauge("counterhint_teacher_ready", "1 while jobs are scored, else 0")
+ENGINE_HEALTHY = Gauge(
+    "counterhint_teacher_engine_healthy", "1 until the engine is lost or the event loop hangs"
+)
 PROGRESS = Gauge(
     "counterhint_teacher_engine_progress", "Batches, steps or requests that the engine has done"
 )
@@ -63,6 +66,7 @@ def follow(engine: WatchedEngine, admission: Admission) -> None:
     TOKENS_WAITING.set_function(lambda: admission.waiting_tokens)
     TOKENS_RUNNING.set_function(lambda: admission.running_tokens)
     HELD_BYTES.set_function(lambda: admission.held_bytes)
+    ENGINE_HEALTHY.set_function(lambda: not engine.trouble())
     PROGRESS.set_function(engine.progress)
     info: TeacherInfo = engine.info
     TEACHER.clear()

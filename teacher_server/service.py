@@ -18,12 +18,21 @@ from counterhint.errors import (
     failure_to_message,
 )
 from counterhint.jobs import Cost, ScoringJob, ScoringResult, TeacherInfo
+from counterhint.logs import log_failed, log_scored
 from counterhint.message_bounds import id_to_answer, timeout_of
 from counterhint.messages import (
+    cost_from_message,
     job_from_message,
     result_to_message,
     teacher_to_message,
 )
+from counterhint.request_context import (
+    REQUEST_ID,
+    accept_message,
+    accept_metadata,
+    working_for,
+)
+from counterhint.tracing import span
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from counterhint.validation import validate_job
 from teacher_server import metrics
@@ -84,10 +93,13 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         self, request: scoring_pb2.ScoreRequest, context: Context
     ) -> scoring_pb2.ScoreResponse:
         """Scores one job; gRPC cancels it when the deadline passes or the client goes."""
+        trace = accept_metadata(context.invocation_metadata())
+        await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
         async with AsyncExitStack() as held:
             try:
                 self._authentication.caller(context).check_run(request.run_id)
-                return await self._score(request, None, held)
+                with working_for(request.run_id, request.id, trace):
+                    return await self._score(request, None, held)
             except CounterhintError as error:
                 await context.abort_with_status(error_to_status(error))
                 raise
@@ -101,8 +113,11 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
         ending: CounterhintError | None = None
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
+            trace = accept_message(request.trace)
             async with AsyncExitStack() as held:
-                await replies.write(await self._outcome(request, held, context))
+                with working_for(request.job.run_id, request.job.id, trace):
+                    reply = await self._outcome(request, held, context)
+                await replies.write(reply)
             slots.release()
 
         try:
@@ -190,13 +205,20 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreResponse:
         """The scores of a job, whose memory `held` gives back when it is closed."""
         try:
-            return await self._score_in_time(request, timeout, held)
+            with span("teacher.score") as scoring:
+                response = await self._score_in_time(request, timeout, held)
+                cost = cost_from_message(response.cost)
+                scoring.note({"tokens": cost.tokens_computed, "tokens_cached": cost.tokens_cached})
         except CounterhintError as error:
             metrics.JOBS.labels(error.reason).inc()
+            log_failed(log, error)
             raise
         except asyncio.CancelledError:
             metrics.JOBS.labels("CANCELLED").inc()
+            log.info("job ended: CANCELLED", extra={"outcome": "CANCELLED"})
             raise
+        log_scored(log, cost)
+        return response
 
     async def _score_in_time(
         self, request: scoring_pb2.ScoreRequest, timeout: float | None, held: AsyncExitStack
@@ -270,7 +292,8 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
             if self._engine.lost.done():
                 raise _draining()  # it is not begun, so it must not count as one that was inside
             try:
-                scored = await self._engine.score(job)
+                with span("engine", {"tokens": tokens}):
+                    scored = await self._engine.score(job)
             except CounterhintError:
                 raise
             except Exception as error:  # whatever happens to one job, the others go on

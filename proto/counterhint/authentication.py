@@ -4,18 +4,21 @@ The token comes as `authorization: Bearer …` (RFC 6750). It is looked up again
 stream, so that a revoked token ends there, too.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health
+from prometheus_client import Counter
 
 from counterhint.credentials import AUTHORIZATION, SCHEME
 from counterhint.errors import Unauthenticated, error_to_status
+from counterhint.logs import refusals
 from counterhint.tokens import ANYONE, Caller, TokenFile
 
-log = logging.getLogger(__name__)
+REFUSED_CALLS = Counter(
+    "counterhint_refused_calls", "Calls without a token that is known, by reason", ["reason"]
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -65,6 +68,14 @@ class Authentication(grpc.aio.ServerInterceptor):
         """
         if self._tokens is None:
             return ANYONE
+        try:
+            return self._known(headers)
+        except Unauthenticated as error:
+            REFUSED_CALLS.labels(error.reason).inc()
+            raise
+
+    def _known(self, headers: Iterable[tuple[str, str | bytes]]) -> Caller:
+        assert self._tokens is not None
         given = [value for key, value in headers if key == AUTHORIZATION]
         if not given:
             raise Unauthenticated(
@@ -86,7 +97,7 @@ def _refusal(error: Unauthenticated, method: str) -> Handler:
     """Ends any kind of call before a message of it is read."""
 
     async def refuse(requests: object, context: Context) -> None:
-        log.warning("%s from %s refused: %s", method, context.peer(), error.reason)
+        refusals.warning("%s from %s refused: %s", method, context.peer(), error.reason)
         await context.abort_with_status(error_to_status(error))
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -215,8 +215,12 @@ def _own_trace() -> TraceContext:
 
 
 def _facts(job: ScoringJob) -> dict[str, int]:
-    """What the span of a submission says of its job."""
-    return {"tokens": job.tokens_computed, "pairs": len(job.pairs)}
+    """What the span of a submission says of its job, which nobody has checked yet."""
+    return {
+        "contexts": len(job.contexts),
+        "responses": len(job.responses),
+        "pairs": len(job.pairs),
+    }
 
 
 def _outcome(

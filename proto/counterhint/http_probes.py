@@ -21,28 +21,34 @@ Probe = Callable[[], str]
 """Says what is wrong; the empty string when nothing is."""
 
 
-def check_http_address(listen: str, insecure: bool) -> None:
+def check_http_address(listen: str, insecure: bool, option: str = OPTION) -> None:
     """Refuses an address that HTTP cannot or should not listen on.
+
+    Args:
+        listen: `host:port`.
+        insecure: whether plaintext may leave this machine.
+        option: what the user calls the address, for messages.
 
     Raises:
         InputError: as `check_address`, or a unix socket.
     """
     if listen.startswith("unix:"):
-        raise InputError(f"{OPTION} {listen}: HTTP has no unix socket here; give host:port")
-    check_address(listen, insecure, OPTION)
+        raise InputError(f"{option} {listen}: HTTP has no unix socket here; give host:port")
+    check_address(listen, insecure, option)
 
 
 @contextmanager
-def serve_probes(listen: str, health: Probe, ready: Probe) -> Iterator[str]:
+def serve_probes(listen: str, health: Probe, ready: Probe, option: str = OPTION) -> Iterator[str]:
     """Answers while the block runs, even when the event loop does not; gives the address.
 
     Args:
         listen: `host:port`, checked; port 0 takes any free one.
         health: whether the process is worth keeping.
         ready: whether it does its work.
+        option: what the user calls the address, for messages.
 
     Raises:
-        InputError: the address cannot be bound.
+        InputError: the address cannot be found or bound.
     """
 
     class Handler(MetricsHandler):
@@ -72,13 +78,14 @@ def serve_probes(listen: str, health: Probe, ready: Probe) -> Iterator[str]:
     host, _, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
 
-    class Server(ThreadingHTTPServer):
-        address_family = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][0]
-
     try:
+
+        class Server(ThreadingHTTPServer):
+            address_family = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][0]
+
         server = Server((host, int(port)), Handler)
     except OSError as error:
-        raise InputError(f"{OPTION} {listen} cannot be used: {error.strerror}") from error
+        raise InputError(f"{option} {listen} cannot be used: {error.strerror}") from error
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     try:
         shown = f"[{host}]" if ":" in host else host
