@@ -74,7 +74,8 @@ def background_services(
             name=f"services{suffix}",
             command=tuple(
                 counterhint(
-                    *("services", "run", "--listen", intake, "--teachers", listens),
+                    *("services", "run", "intake", "dispatcher"),
+                    *("--listen", intake, "--teachers", listens),
                     *("--redis", f"{redis.url}?db={database}"),
                 )
             ),

@@ -87,7 +87,7 @@ def test_nobody_at_the_scoring_address(train: list[str], tmp_path: Path) -> None
 def test_a_port_in_use(part: str, model: Path) -> None:
     commands = {
         "teacher": ["teacher", "serve", "--model", str(model)],
-        "services": ["services", "run", "--teachers", "127.0.0.1:9"],
+        "services": ["services", "run", "intake", "dispatcher", "--teachers", "127.0.0.1:9"],
     }
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -98,7 +98,10 @@ def test_no_redis_at_its_address(tmp_path: Path) -> None:
     redis = f"unix://{tmp_path / 'nobody.sock'}"
     listen = f"unix://{tmp_path / 'intake.sock'}"
     said = refusal(
-        ["services", "run", "--listen", listen, "--teachers", "127.0.0.1:9", "--redis", redis]
+        [
+            *("services", "run", "intake", "dispatcher", "--listen", listen),
+            *("--teachers", "127.0.0.1:9", "--redis", redis),
+        ]
     )
     assert "nobody.sock" in said
 

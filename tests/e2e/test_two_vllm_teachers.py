@@ -74,7 +74,7 @@ class Teachers:
         """An intake in front of these teachers."""
         intake = f"unix://{self.folder}/intake.sock"
         to_teachers = [word for address in addresses for word in ("--teachers", address)]
-        with running("services", "run", "--listen", intake, *to_teachers):
+        with running("services", "run", "intake", "dispatcher", "--listen", intake, *to_teachers):
             with ScoringClient(intake) as client:
                 client.get_teacher(timeout=60)
             with grpc.insecure_channel(intake.replace("unix://", "unix:")) as channel:

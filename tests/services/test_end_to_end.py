@@ -53,7 +53,7 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
     to_teacher = ("--teachers", teacher)
     with (
         running("teacher", "serve", "--model", f"{tmp_path}/model", "--listen", teacher),
-        running("services", "run", "--listen", in_process, *to_teacher),
+        running("services", "run", "intake", "dispatcher", "--listen", in_process, *to_teacher),
         running(
             *("services", "run", "intake", "dispatcher", "--listen", on_redis, *to_teacher),
             *("--redis", redis_server.url),
@@ -111,7 +111,7 @@ def test_a_twin_run_is_answered_from_the_teacher_s_cache(tmp_path: Path) -> None
         running(*serve, "--metrics-listen", probes),
         # Jobs of both contexts travel in parts.
         running(
-            *("services", "run", "--listen", intake, "--teachers", teacher),
+            *("services", "run", "intake", "dispatcher", "--listen", intake, "--teachers", teacher),
             *("--max-part-tokens", "40"),
         ),
         ScoringClient(intake, timeout=120.0) as client,
@@ -161,7 +161,10 @@ def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
     to_teachers = ("--teachers", teachers[0], "--teachers", teachers[1])
     with (
         running(*serve, "--listen", teachers[1]),
-        running("services", "run", "--listen", intake, *to_teachers, "--max-part-tokens", "60"),
+        running(
+            *("services", "run", "intake", "dispatcher", "--listen", intake, *to_teachers),
+            *("--max-part-tokens", "60"),
+        ),
         ScoringClient(teachers[0], timeout=120.0) as one,
         ScoringClient(teachers[1], timeout=120.0) as two,
         ScoringClient(intake, timeout=120.0) as client,

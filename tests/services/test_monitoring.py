@@ -48,7 +48,7 @@ def test_services_tell_what_they_have_done(tmp_path: Path):
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "services", "run", *arguments], stderr=file
+            [sys.executable, "-m", "deploy.cli", "services", "run", "intake", "dispatcher", *arguments], stderr=file
         )
 
     def told() -> re.Match[str] | None:

@@ -136,8 +136,9 @@ def test_services_name_the_flag_that_cannot_be_used(
         "oldkey": old.key,
         "token": token,
     }
-    arguments = ["--teachers", "127.0.0.1:1", *(flag.format(**names) for flag in flags.split())]
-    assert main(["services", "run", "--listen", "127.0.0.1:0", *arguments]) == 2
+    arguments = ["--listen", "127.0.0.1:0", "--teachers", "127.0.0.1:1"]
+    arguments += [*(flag.format(**names) for flag in flags.split())]
+    assert main(["services", "run", "intake", "dispatcher", *arguments]) == 2
     error = capsys.readouterr().err
     assert message.format(**names) in error
     assert error.count("\n") == 1

@@ -1,0 +1,114 @@
+"""What every request passes first, and every response last: its id, its bounds, its headers."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from counterhint.errors import CounterhintError, Unavailable
+from services.gateway.errors import HttpError, error_response, internal_error
+from services.gateway.state import Gateway
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
+_BUSY_RETRY = 1.0
+"""Seconds after which a request may find room."""
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Gate:
+    """Gives a request its id, refuses what must not reach a route, and ends faults in the one form.
+
+    Args:
+        app: what comes after.
+        gateway: whose hosts and bounds count.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun, status = time.monotonic(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                added = MutableHeaders(scope=message)
+                added["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    added[name] = value
+                added.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        self._under_way += 1
+        try:
+            refusal = self._refusal(scope, headers)
+            if refusal is not None:
+                response = error_response(refusal, request_id)
+                await response(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive, send_with_headers)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if status:  # half a response is out: only the connection can still say that it failed
+                raise
+            response = error_response(internal_error(), request_id)
+            await response(scope, receive, send_with_headers)
+        finally:
+            self._under_way -= 1
+            log.debug(
+                "%s %s: %d in %.3f s (request %s)",
+                *(scope["method"], scope["path"], status, time.monotonic() - begun, request_id),
+            )
+
+    def _refusal(self, scope: Scope, headers: Headers) -> HttpError | CounterhintError | None:
+        hosts = self._gateway.hosts
+        host = _without_port(headers.get("host", ""))
+        if hosts is not None and host not in hosts:
+            return HttpError(
+                421,
+                "UNKNOWN_HOST",
+                f"the Host header names {host or 'nothing'!r}, and this gateway is "
+                f"{', '.join(sorted(hosts))}: use one of these names",
+            )
+        if self._under_way > self._gateway.limits.requests and scope["path"] not in _PROBES:
+            return Unavailable(
+                f"{self._gateway.limits.requests} requests are under way: come back later",
+                reason="BUSY",
+                retry_after=_BUSY_RETRY,
+            )
+        return None
+
+
+_PROBES = ("/health", "/ready", "/metrics")
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0].removeprefix("[").lower()
+    return host.partition(":")[0].lower()
