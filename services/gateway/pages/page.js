@@ -52,15 +52,16 @@ function tell(error) {
   if (error && !known) throw error;
 }
 
+/** The link to what is shown, or null when it would be too long. */
 function link() {
-  return location.href.split("#")[0] + hashOf(packed, view.settings);
+  const made = packed && location.href.split("#")[0] + hashOf(packed, view.settings);
+  return made && made.length <= MAX_LINK ? made : null;
 }
 
 function keepAddress() {
   clearTimeout(settling);
   settling = setTimeout(() => {
-    const fits = link().length <= MAX_LINK;
-    history.replaceState(null, "", fits ? link() : location.href.split("#")[0]);
+    history.replaceState(null, "", link() ?? location.href.split("#")[0]);
   }, SETTLED_MS);
 }
 
@@ -121,11 +122,10 @@ async function openAddress() {
 async function copyLink() {
   const made = link();
   const note = byId("link-note");
-  if (made.length > MAX_LINK) {
+  if (made === null) {
     note.textContent =
-      `This view does not fit a link: it would have ${number(made.length, 9)} characters, and ` +
-      `programs cut links longer than ${number(MAX_LINK, 9)}. Share the JSON instead; it can be ` +
-      "opened under Paste.";
+      `This view does not fit a link: many programs cut links longer than ${number(MAX_LINK, 9)} ` +
+      "characters. Download the JSON and share that: it can be opened under Paste.";
     return;
   }
   history.replaceState(null, "", made);

@@ -16,8 +16,16 @@ const PACKED = ["score", "reply"];
 /** A link that cannot be read; the message says why. */
 export class LinkError extends Error {}
 
-/** A source as parameters of a link: its request or reply compressed. */
+// A compressed token, with its id, text and numbers, takes at least this many characters.
+const LEAST_PER_TOKEN = 4;
+
+/**
+ * A source as parameters of a link, its request or reply compressed; null for a reply with so many
+ * tokens that no link holds them.
+ */
 export async function packSource(source) {
+  const tokens = (source.reply?.responses ?? []).reduce((sum, one) => sum + one.tokens.id.length, 0);
+  if (tokens * LEAST_PER_TOKEN > MAX_LINK) return null;
   const packed = {};
   for (const [name, value] of Object.entries(source)) {
     packed[name] = PACKED.includes(name) ? await compress(JSON.stringify(value)) : String(value);
@@ -25,7 +33,7 @@ export async function packSource(source) {
   return packed;
 }
 
-/** The part of the address behind the #. */
+/** The part of the address behind the #, for a source as `packSource` packs it. */
 export function hashOf(packedSource, settings) {
   const parts = new URLSearchParams(packedSource);
   for (const name of FLAGS) if (settings[name]) parts.set(name, "1");
