@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -78,7 +79,8 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
             except CounterhintError as error:
                 reply.failure.CopyFrom(failure_to_message(error))
             async with writing:
-                await context.write(reply)
+                with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
+                    await context.write(reply)
             slots.release()
 
         async with asyncio.TaskGroup() as answers:

@@ -38,6 +38,8 @@ class ReplyWriter:
             except TimeoutError:
                 self._untaken = sending
                 raise
+            except grpc.aio.InternalError:
+                return  # the client has gone; the call ends by that
             except asyncio.CancelledError:
                 sending.cancel()
                 raise

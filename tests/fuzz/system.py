@@ -1,0 +1,165 @@
+"""The processes under test: a teacher, the services on either queue, and their Redis."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from counterhint import ScoringClient
+from deploy.local.redis import LocalRedis
+from tests.fuzz.grpc_target import GrpcTarget
+from tests.processes import wait_until
+from tests.tiny_models import write_tiny_llama
+
+_RECORD = re.compile(r"^(?=\d{4}-\d\d-\d\d )", re.MULTILINE)
+START_SECONDS = 90.0
+RESULT_SECONDS = 5.0
+"""So short that what is kept of finished jobs is at its full size early in a campaign."""
+CACHE_BYTES = 4 << 20
+WEIGHTS = "weights"
+"""The folder from which the teacher may read weights."""
+
+
+@dataclass
+class Process:
+    """A child process and what it has written."""
+
+    name: str
+    child: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it has now (Linux)."""
+        return self._status("VmRSS")
+
+    @property
+    def most_resident(self) -> int:
+        """Bytes of memory that it has ever had."""
+        return self._status("VmHWM")
+
+    def _status(self, field: str) -> int:
+        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(f"{self.name} has ended")
+
+    def complaints(self) -> list[str]:
+        """What is wrong with it, if anything: it has ended, or a traceback in its log."""
+        found = []
+        if self.child.poll() is not None:
+            found.append(f"{self.name} ended with {self.child.returncode}")
+        records = _RECORD.split(self.log.read_text(errors="replace"))
+        found += [f"{self.name}: {record[:5000]}" for record in records if _is_bug(record)]
+        return found
+
+
+def _is_bug(record: str) -> bool:
+    """Whether a log record shows an exception that nobody expected.
+
+    Not of ours: gRPC logs it when it cannot tell a client that has gone how its call ended.
+    """
+    of_grpc = "ExecuteBatchError" in record and str(Path(__file__).parents[2]) not in record
+    return "Traceback" in record and not of_grpc
+
+
+@dataclass
+class System:
+    """All processes, and where they listen."""
+
+    folder: Path
+    processes: dict[str, Process]
+    grpc: dict[str, Path]
+    """The unix sockets of the gRPC servers, by name."""
+
+
+@contextmanager
+def running_system(folder: Path) -> Iterator[System]:
+    """Starts everything in a folder with a short path; the services are ready."""
+    model = folder / "model"
+    model.mkdir()
+    write_tiny_llama(model)
+    root = make_weights_root(folder)
+    system = System(folder, {}, {})
+    with ExitStack() as stack:
+        redis = LocalRedis(folder / "redis")
+        log = open(folder / "redis.out", "wb")  # noqa: SIM115 - closed by the stack
+        stack.callback(log.close)
+        child = subprocess.Popen(redis.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        stack.callback(_end, child)
+        system.processes["redis"] = Process("redis", child, folder / "redis.out")
+        redis.wait_until_ready()
+
+        def serve(name: str, *words: str) -> None:
+            socket = folder / f"{name}.sock"
+            process = _start(folder, name, *words, "--listen", f"unix://{socket}")
+            stack.callback(_end, process.child)
+            system.processes[name], system.grpc[name] = process, socket
+
+        teacher = f"unix://{folder / 'teacher.sock'}"
+        services = ("services", "run", "intake", "dispatcher", "--teachers", teacher)
+        services += ("--result-seconds", str(RESULT_SECONDS))
+        serve(
+            *("teacher", "teacher", "serve", "--model", str(model), "--max-job-tokens", "2048"),
+            *("--weights-root", str(root), "--content-cache-bytes", str(CACHE_BYTES)),
+        )
+        serve("memory", *services)
+        serve("redis-queue", *services, "--redis", redis.url)
+        for socket in system.grpc.values():
+            _wait_for_teacher(socket)
+        yield system
+
+
+async def open_targets(system: System, stack: AsyncExitStack) -> list[GrpcTarget]:
+    """Connections to all servers, which the stack closes."""
+    root = system.folder / WEIGHTS
+    return [
+        await stack.enter_async_context(GrpcTarget(name, socket, root))
+        for name, socket in system.grpc.items()
+    ]
+
+
+def make_weights_root(folder: Path) -> Path:
+    """A weights folder with everything in it that is no good."""
+    root = folder / WEIGHTS
+    (root / "folder.safetensors").mkdir(parents=True)
+    (root / "no-safetensors.safetensors").write_bytes(b"\xff" * 64)
+    (root / "here.safetensors").write_bytes(b"")
+    (folder / "outside.safetensors").write_bytes(b"secret")
+    (root / "link.safetensors").symlink_to(folder / "outside.safetensors")
+    (root / "loop.safetensors").symlink_to(root / "loop.safetensors")
+    return root
+
+
+def _start(folder: Path, name: str, *words: str) -> Process:
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+    return Process(name, child, log)
+
+
+def _wait_for_teacher(socket: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    wait_until(socket.exists, START_SECONDS)
+    with ScoringClient(f"unix://{socket}") as client:
+        client.get_teacher(timeout=deadline - time.monotonic())
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
