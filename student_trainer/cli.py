@@ -15,9 +15,10 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 from counterhint.contrast import Gate
 from counterhint.errors import InputError
+from counterhint.logs import LoggedCommand, LogLevel
 
 
-class Train(Command):
+class Train(LoggedCommand):
     """Train a student by a recipe.
 
     example: counterhint train recipes/tiny.yaml run_dir=runs/mine optimizer.lr=2e-4
@@ -43,6 +44,8 @@ class Train(Command):
     when something would keep the run from starting or from ending."""
     json_: bool = Field(False, alias="json")
     """With --dry-run: print JSON instead of a table."""
+    log_level: LogLevel = "warning"
+    """The least that is logged (or COUNTERHINT_LOG_LEVEL)."""
 
     def run(self) -> int:
         """Trains, and prints where the results are."""
@@ -50,7 +53,7 @@ class Train(Command):
             return self._check()
         if self.json_:
             raise InputError("--json goes with --dry-run; a run writes its summary.json")
-        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        self.start_logs("trainer")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from student_trainer.recipe import load_recipe
 
@@ -302,7 +305,7 @@ class MakeModels(Command):
         return EXIT_DONE
 
 
-class ServeSampler(Command):
+class ServeSampler(LoggedCommand):
     """Serve a vLLM engine that samples rollouts for a trainer, until SIGTERM or Ctrl-C.
 
     It needs the model's shape only: trainers push their weights to it. A recipe names it by
@@ -328,7 +331,7 @@ class ServeSampler(Command):
 
     def run(self) -> int:
         """Serves until a signal comes."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        self.start_logs("sampler")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from student_trainer.rollouts.sampling_service import SamplingServerOptions, serve
         from student_trainer.rollouts.vllm_requests import parse_engine_arguments

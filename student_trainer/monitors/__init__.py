@@ -3,6 +3,7 @@
 from student_trainer.monitors.base import Monitor, Monitors
 from student_trainer.monitors.config import MonitorsConfig
 from student_trainer.monitors.jsonl import JsonlFile, JsonlMonitor, read_rows
+from student_trainer.monitors.prometheus import PrometheusConfig, PrometheusMonitor
 from student_trainer.monitors.tensorboard import TensorBoardMonitor
 from student_trainer.monitors.terminal import TerminalMonitor
 from student_trainer.monitors.trackio import TrackioConfig, TrackioMonitor
@@ -14,6 +15,8 @@ __all__ = [
     "Monitor",
     "Monitors",
     "MonitorsConfig",
+    "PrometheusConfig",
+    "PrometheusMonitor",
     "TensorBoardMonitor",
     "TerminalMonitor",
     "TrackioConfig",

@@ -5,6 +5,7 @@ from pathlib import Path
 from student_trainer.config import Config
 from student_trainer.monitors.base import Monitor, Monitors
 from student_trainer.monitors.jsonl import JsonlMonitor
+from student_trainer.monitors.prometheus import PrometheusConfig
 from student_trainer.monitors.tensorboard import TensorBoardMonitor
 from student_trainer.monitors.terminal import TerminalMonitor
 from student_trainer.monitors.trackio import TrackioConfig
@@ -22,6 +23,8 @@ class MonitorsConfig(Config):
     """Weights & Biases; needs the extra `wandb`."""
     trackio: TrackioConfig | None = None
     """trackio; needs the extra `trackio`."""
+    prometheus: PrometheusConfig | None = None
+    """Prometheus: `monitors.prometheus.listen=127.0.0.1:9093`."""
 
     def build(self, run_dir: Path) -> Monitors:
         """The monitors of a run, not started yet.
@@ -39,6 +42,8 @@ class MonitorsConfig(Config):
             monitors.append(self.wandb.build(run_dir))
         if self.trackio is not None:
             monitors.append(self.trackio.build(run_dir))
+        if self.prometheus is not None:
+            monitors.append(self.prometheus.build(run_dir))
         if self.terminal:
             monitors.append(TerminalMonitor())
         return Monitors(monitors)

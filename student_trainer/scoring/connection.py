@@ -4,12 +4,20 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from prometheus_client import Counter
+
 from counterhint import CounterhintError, Credentials, ScoringClient, TeacherInfo
 from counterhint.certificates import check_client_certificates
 from counterhint.errors import InputError, Unavailable
 from student_trainer.scoring.config import ScoringConfig
 
 log = logging.getLogger(__name__)
+
+RETRIES = Counter(
+    "counterhint_trainer_scoring_retries",
+    "Tries to score or to find the teacher that were repeated, by reason",
+    ["reason"],
+)
 
 
 def credentials_of(config: ScoringConfig) -> Credentials:
@@ -46,6 +54,7 @@ def open_client(config: ScoringConfig) -> ScoringClient:
     told: set[str] = set()
 
     def on_retry(error: CounterhintError) -> None:
+        RETRIES.labels(error.reason).inc()
         if error.message not in told:
             told.add(error.message)
             log.warning("scoring waits: %s", error.message)

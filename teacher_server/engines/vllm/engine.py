@@ -22,6 +22,7 @@ from counterhint.errors import (
 )
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, join_pairs, pairs_array
 from counterhint.messages import check_finite
+from counterhint.request_context import TRACEPARENT, current
 from counterhint.validation import check_token_ids
 from teacher_server import metrics
 from teacher_server.engines.base import Engine, Scored, one_token_job
@@ -81,6 +82,7 @@ class VllmEngine(Engine):
         self.info = _describe(options, config, self._path)
         self._weights = VllmWeights(self._llm, options, self.info.weights_revision)
         self._ranks: int = config.parallel_config.data_parallel_size
+        self._traces = config.observability_config.otlp_traces_endpoint is not None
 
     async def start(self) -> None:
         """Sets up scoring in the workers, and compares its numbers with the public interface's."""
@@ -187,13 +189,17 @@ class VllmEngine(Engine):
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        asked = current().trace
+        traced = self._traces and asked.traceparent
+        headers = {TRACEPARENT: asked.traceparent} if traced else None
         final: Any = None
         try:
             async for output in self._llm.generate(
                 tokens_input(tokens),
                 params,
-                next(self._names),
+                f"{asked.request_id or 'check'}-{next(self._names)}",
                 lora_request=adapter,
+                trace_headers=headers,
                 data_parallel_rank=rank,
             ):
                 final = output
