@@ -60,9 +60,8 @@ function assemble(values) {
 function check(response, index) {
   const where = `Response ${index + 1}`;
   const { tokens, text } = response ?? {};
-  if (!Array.isArray(tokens?.id) || !Array.isArray(tokens.text) || typeof text !== "string") {
-    throw new PasteError(`${where} lacks "text", "tokens.id" or "tokens.text".`);
-  }
+  if (!Array.isArray(tokens?.id)) throw new PasteError(`${where} has no list "tokens.id".`);
+  if (tokens.text && typeof text !== "string") throw new PasteError(`${where} has no "text".`);
   const count = tokens.id.length;
   if (count === 0) throw new PasteError(`${where} has no tokens.`);
   tokens.log_probs ??= {};

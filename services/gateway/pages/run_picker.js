@@ -25,12 +25,12 @@ export class RunPicker {
   async load() {
     let runs;
     try {
-      ({ runs } = await read("v1/runs", this.bearer()));
+      runs = await read("v1/runs", this.bearer());
     } catch (error) {
       if (error instanceof ApiError) return false;
       throw error;
     }
-    const names = runs.map(({ run }) => run);
+    const names = runs.map(({ run_id: name }) => name);
     this.runs.replaceChildren(
       element("option", { value: "" }, names.length ? "choose a run" : "no run yet"),
       ...names.map((name) => element("option", { value: name }, name)),

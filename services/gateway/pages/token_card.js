@@ -66,7 +66,7 @@ function glyph(text) {
 function heading(response, index) {
   const { tokens } = response;
   const bytes = tokenBytes(response)[index];
-  const text = tokens.text[index];
+  const text = tokens.text?.[index] ?? "";
   const hex = bytes?.length ? hexBytes(bytes) : null;
   const facts = [`id ${tokens.id[index]}`, `token ${index + 1} of ${tokens.id.length}`];
   if (tokens.class) facts.push(tokens.class[index]);
@@ -78,7 +78,7 @@ function heading(response, index) {
   return element(
     "header",
     {},
-    element("h3", {}, glyph(text === "" ? (hex ?? "∅") : visible(text))),
+    element("h3", {}, glyph(text === "" ? (hex ?? `#${tokens.id[index]}`) : visible(text))),
     element(
       "p",
       { class: "facts" },
@@ -121,7 +121,7 @@ function modulation(response, index) {
   const found = [];
   if (gate) found.push(fact("gate", gate, change === null ? "" : `residual ${signed(change)}`));
   if (modulated) {
-    const before = response.advantage === undefined ? "" : `from ${signed(response.advantage)}`;
+    const before = typeof response.advantage !== "number" ? "" : `from ${signed(response.advantage)}`;
     found.push(fact("advantage", signed(modulated[index]), before));
   }
   return found;
@@ -146,14 +146,14 @@ function logProbs(response, index) {
 /** A table of the likeliest tokens for each context that has them. */
 function topK(response, index) {
   const { tokens } = response;
-  const found = Object.entries(tokens.top_k ?? {}).filter(([, positions]) => positions[index]);
+  const found = Object.entries(tokens.top_k ?? {}).filter(([, positions]) => positions[index]?.length);
   if (found.length === 0) return [];
   const tables = found.map(([name, positions]) => {
     const rows = positions[index].map(({ id, text, log_prob: logProb }) => [
       element(
         "span",
         { class: id === tokens.id[index] ? "sampled" : "" },
-        glyph(text === "" ? `id ${id}` : visible(text)),
+        glyph(text ? visible(text) : `#${id}`),
       ),
       bar(percent(Math.exp(logProb)), Math.exp(logProb)),
     ]);

@@ -46,7 +46,7 @@ export function tokenBytes(response) {
 }
 
 function sliceBytes(response) {
-  const all = new TextEncoder().encode(response.text);
+  const all = new TextEncoder().encode(response.text ?? "");
   return (response.tokens.bytes ?? response.tokens.id.map(() => null)).map((range) =>
     range === null ? null : all.subarray(range[0], range[1]),
   );
@@ -56,11 +56,14 @@ function sliceBytes(response) {
  * How each token of a response stands in the running text.
  *
  * @returns {{text: string, boxed: boolean}[]} `boxed`: the token has no text of its own, and
- *   `text` are its bytes or code points.
+ *   `text` are its bytes or code points, or its id where the reply has no texts at all.
  */
 export function shownTokens(response) {
   const bytes = tokenBytes(response);
-  return response.tokens.text.map((text, index) => {
+  const { id, text: texts } = response.tokens;
+  return id.map((one, index) => {
+    const text = texts?.[index] ?? null;
+    if (text === null) return { text: `#${one}`, boxed: true };
     if (text === "") return { text: bytes[index]?.length ? hexBytes(bytes[index]) : "∅", boxed: true };
     if (SHAPELESS.test(text)) return { text: codePoints(text), boxed: true };
     const shown = withoutControls(text).replace(/[\n\t]/g, (one) => NAMED[one] + one);

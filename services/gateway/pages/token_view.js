@@ -177,7 +177,7 @@ export class TokenView {
       ["Weights", reply.weights_revision?.slice(0, 12)],
       ["Engine", reply.engine],
       ["Tokens", number(response.tokens.id.length, 9)],
-      ["Advantage", response.advantage === undefined ? null : number(response.advantage)],
+      ["Advantage", typeof response.advantage === "number" ? number(response.advantage) : null],
       ["Contexts (tokens)", contexts.join(", ")],
     ].filter(([, value]) => value);
     const list = element(
@@ -194,7 +194,7 @@ export class TokenView {
     const { responses } = this.reply;
     if (responses.length < 2) return [];
     const options = responses.map((response, index) => {
-      const name = `${index + 1} of ${responses.length}: ${response.text.trim().slice(0, 60)}`;
+      const name = `${index + 1} of ${responses.length}: ${(response.text ?? "").trim().slice(0, 60)}`;
       return element("option", { value: index, selected: index === this.settings.response }, name);
     });
     const select = element("select", { id: "response-choice" }, ...options);
@@ -290,10 +290,13 @@ function byClass(tokens, name) {
   return found;
 }
 
-function missingReasons({ missing }) {
-  return (missing ?? []).map(({ context, reason }) =>
-    element("p", { class: "notice" }, element("b", {}, `${context}: `), reason),
-  );
+/** Why numbers of a context are missing. Whole columns that are missing show where they would be. */
+function missingReasons({ missing, tokens }) {
+  const notices = (missing ?? [])
+    .filter(({ context }) => context)
+    .map(({ context, reason }) => `No log probs under ${context}: ${reason}`);
+  if (!tokens.text) notices.push("The gateway has no tokenizer: tokens are shown by their ids.");
+  return notices.map((text) => element("p", { class: "notice" }, text));
 }
 
 /** What the marks in the text mean, of those that the response has. */
@@ -302,7 +305,7 @@ function marks(tokens, gated) {
   const found = [];
   if (gated) found.push(["selected", "text", "selected by the gate"]);
   if (has((value) => value === null)) found.push(["missing", "\u00a0\u00a0\u00a0", "no number"]);
-  if (tokens.text.includes("")) found.push(["boxed", "E2 82", "bytes of a split character"]);
+  if (tokens.text?.includes("")) found.push(["boxed", "E2 82", "bytes of a split character"]);
   return found.map(([kind, sample, meaning]) =>
     element("span", {}, element("span", { class: `sample ${kind}` }, sample), ` ${meaning}`),
   );
