@@ -16,6 +16,7 @@ local RUNS, READY, CLOCK = prefix .. ':runs', prefix .. ':ready:', 'clock:'
 local LEASES, DEADLINES, AGING = prefix .. ':leases', prefix .. ':deadlines', prefix .. ':aging'
 local TOTAL, DEAD, DRAINED = prefix .. ':total', prefix .. ':dead', prefix .. ':drained:'
 local ANNOUNCEMENTS = prefix .. ':announcements'
+local SUSPECTS = prefix .. ':suspects' -- how many jobs that failed before each worker has
 local DRAIN_MS = 10000 -- claimed tokens are counted in periods of this length
 local TEXTS = 6 -- so many of FIELDS are no numbers
 local FIELDS = {'run', 'state', 'digest', 'worker', 'entry', 'dead_entry', 'cost', 'charge',
@@ -110,6 +111,9 @@ end
 local function end_lease(job)
   redis.call('ZREM', LEASES, job.id)
   count(job.run, 'claimed', -1)
+  if job.failures > 0 and tonumber(redis.call('ZINCRBY', SUSPECTS, -1, job.worker)) < 1 then
+    redis.call('ZREM', SUSPECTS, job.worker)
+  end
 end
 
 -- The job goes to the end of its lane's stream.

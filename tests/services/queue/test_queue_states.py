@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from counterhint.errors import EngineFailure, Unavailable
 from services.queue.base import JobQueue
 from services.queue.records import Claim, JobState, QueuedJob, QueueSettings, Reaped, RunPolicy
+from services.queue.redis_streams import RedisQueue
 
 OpenQueue = Callable[[QueueSettings], JobQueue]
 CRASH = Unavailable("the engine died", reason="ENGINE_DIED")
@@ -93,8 +94,9 @@ class QueueMachine(RuleBasedStateMachine):
         claimed = self.run(self.queue.claim(worker))
         if claimed is None:
             self.expire(self.claimable())
-            assert not self.claimable()
+            assert self.claimable() <= self.barred(worker)
             return None
+        assert claimed.id not in self.barred(worker)
         for name in sorted(self.doomed):  # a claim ends the doomed jobs that it meets
             if self.run(self.queue.job(name)).state is JobState.EXPIRED:
                 self.states[name] = JobState.EXPIRED
@@ -102,11 +104,18 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.states[claimed.id] is JobState.QUEUED
         assert claimed.id not in self.doomed
         assert run_of(claimed.id) not in self.paused
-        sound = self.claimable() - self.doomed
+        sound = self.claimable() - self.doomed - self.barred(worker)
         assert self.priorities[claimed.id] == max(self.priorities[name] for name in sound)
         self.states[claimed.id] = JobState.CLAIMED
         self.holder[claimed.id] = (claimed.worker, claimed.attempt)
         return claimed
+
+    def barred(self, worker: str) -> set[str]:
+        """Jobs that failed before, while another worker has such: in process there is none."""
+        suspects = {name for name, failures in self.failures.items() if failures > 0}
+        held = {n for n in suspects if self.states[n] is JobState.CLAIMED}
+        others = any(self.holder[name][0] != worker for name in held)
+        return suspects - self.doomed if others and isinstance(self.queue, RedisQueue) else set()
 
     def claimable(self) -> set[str]:
         return {
