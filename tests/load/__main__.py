@@ -1,9 +1,12 @@
 """`python -m tests.load`: the soak from the command line."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import NoReturn
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -44,6 +47,7 @@ class Load(Command):
 
     def run(self) -> int:
         """Soaks and prints."""
+        signal.signal(signal.SIGTERM, _end_in_order)
         plan = Plan(self.runs, self.hours, self.sample_seconds)
         errors = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), "jobs", TimeRemainingColumn())
@@ -60,6 +64,11 @@ class Load(Command):
         else:
             report.show(Console(width=WIDTH))
         return EXIT_NEGATIVE if report.broken() else EXIT_DONE
+
+
+def _end_in_order(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the soak so that its child processes end as well."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

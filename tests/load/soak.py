@@ -1,15 +1,12 @@
 """Hours of several runs' traffic through real processes, without the pauses between steps."""
 
 import asyncio
-import json
 import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -18,7 +15,7 @@ import redis.asyncio as redis
 from transformers.utils.logging import disable_progress_bar
 
 from counterhint.client import ScoringClient
-from counterhint.errors import JobNotFound
+from services.queue.announcements import wait_for_event
 from services.queue.base import JobQueue
 from services.queue.records import RunStats
 from services.queue.redis_streams import RedisQueue
@@ -27,18 +24,16 @@ from tests.load.report import Report, Verified
 from tests.load.samples import RedisSample, Sample, sample_process
 from tests.load.traffic import JOBS_PER_HOUR, VOCAB_SIZE, snapshot_file, snapshot_of
 from tests.load.trainer import Orders, Sent
+from tests.load.trainer_process import started_trainers
 from tests.load.verification import differences
 from tests.tiny_models import write_tiny_llama
 
-REPOSITORY = Path(__file__).parents[2]
 CACHE_BYTES = 16 * 1024**2
 """Of the teacher's content cache: it is full before the warm-up is over."""
 RESULT_SECONDS = 5
 """How long results can be fetched again, for the same reason; 15 minutes by default."""
 SCRAPE_SECONDS = 5.0
 """How often the metrics of services and teacher are read."""
-LONGEST_LINE = 1 << 24
-"""Bytes of a line of a trainer."""
 
 Progress = Callable[[int], None]
 """Is told how many jobs have ended."""
@@ -97,8 +92,8 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
             Orders(run, site.intake, plan.jobs, str(weights), str(samples))
             for run in range(plan.runs)
         ]
-        watched = {"services": services.process.pid, "teacher": teacher.process.pid}
-        soaking = _Soaking(plan, site.redis.url, watched, pages, progress)
+        servers = {"services": services.process.pid, "teacher": teacher.process.pid}
+        soaking = _Soaking(plan, site.redis.url, servers, pages, progress)
         sent, accounts = asyncio.run(soaking.run(orders))
         exit_codes = {"services": _ended(services), "teacher": _ended(teacher)}
     finally:
@@ -123,7 +118,7 @@ class _Soaking:
     Args:
         plan: how much is sent.
         redis_url: where the queue is.
-        watched: process ids of the servers, by name.
+        servers: their process ids, by name.
         pages: their metrics.
         progress: told how far it is.
     """
@@ -132,101 +127,66 @@ class _Soaking:
         self,
         plan: Plan,
         redis_url: str,
-        watched: dict[str, int],
+        servers: dict[str, int],
         pages: tuple[str, ...],
         progress: Progress,
     ) -> None:
         self._plan = plan
         self._redis_url = redis_url
-        self._watched = watched
+        self._servers = servers
         self._pages = pages
         self._progress = progress
-        self._done: Counter[int] = Counter()
-        """Jobs that have ended, by run."""
+        self._over = asyncio.Event()
+        self._done: Counter[str] = Counter()
+        """Jobs that have ended, by trainer."""
         self.samples: list[Sample] = []
         self.redis_samples: list[RedisSample] = []
         self.seconds = 0.0
-        """From the first trainer's start to the last one's end."""
+        """From the first job to the last outcome."""
 
     async def run(self, orders: list[Orders]) -> tuple[list[Sent], list[RunStats]]:
         """What the trainers sent, and what the queue says when everything has ended."""
         async with RedisQueue(self._redis_url) as queue:
-            begun = time.monotonic()
-            trainers = [await self._start(order) for order in orders]
-            keepers = [asyncio.create_task(work) for work in (self._sample(begun), self._scrape())]
-            try:
-                sent = await asyncio.gather(
-                    *(
-                        self._follow(order.run, trainer, queue)
-                        for order, trainer in zip(orders, trainers, strict=True)
+            async with started_trainers(orders) as trainers:
+                pids = {name: trainer.pid for name, trainer in trainers.items()}
+                begun = time.monotonic()
+                async with asyncio.TaskGroup() as beside:
+                    beside.create_task(self._sample(begun, self._servers | pids))
+                    beside.create_task(self._scrape())
+                    sent = await asyncio.gather(
+                        *(
+                            trainer.send_all(queue, partial(self._tell, name))
+                            for name, trainer in trainers.items()
+                        )
                     )
-                )
-                self.seconds = time.monotonic() - begun
-            finally:
-                for keeper in keepers:
-                    keeper.cancel()
-                await asyncio.wait(keepers)
-                for trainer in trainers:
-                    with suppress(ProcessLookupError):
-                        trainer.kill()
-                    await trainer.wait()
-            for keeper in keepers:
-                with suppress(asyncio.CancelledError):
-                    keeper.result()
+                    self.seconds = time.monotonic() - begun
+                    self._over.set()  # not a cancellation: redis-py may swallow it
             return sent, await self._accounts(queue)
 
-    async def _start(self, orders: Orders) -> Process:
-        trainer = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.load.trainer", json.dumps(asdict(orders))),
-            stdin=PIPE,
-            stdout=PIPE,
-            limit=LONGEST_LINE,
-            cwd=REPOSITORY,
-        )
-        self._watched[_name(orders.run)] = trainer.pid
-        return trainer
+    def _tell(self, trainer: str, jobs: int) -> None:
+        self._done[trainer] = jobs
+        self._progress(self._done.total())
 
-    async def _follow(self, run: int, trainer: Process, queue: JobQueue) -> Sent:
-        """Does what a trainer asks for until it has sent everything."""
-        assert trainer.stdin is not None
-        assert trainer.stdout is not None
-        sent: dict[str, Any] | None = None
-        async with asyncio.TaskGroup() as cancels:
-            async for line in trainer.stdout:
-                match json.loads(line):
-                    case {"cancel": job_id}:
-                        cancels.create_task(_cancel(queue, job_id))
-                    case {"step": jobs}:
-                        self._done[run] = jobs
-                        self._progress(self._done.total())
-                    case {"sent": sent}:
-                        del self._watched[_name(run)]
-                        trainer.stdin.close()
-        code = await trainer.wait()
-        if code or sent is None:
-            raise RuntimeError(f"trainer {run} ended with {code}; its traceback is above")
-        return Sent(**{**sent, "ends": Counter(sent["ends"])})
-
-    async def _sample(self, begun: float) -> None:
+    async def _sample(self, begun: float, pids: dict[str, int]) -> None:
         async with redis.Redis.from_url(self._redis_url) as server:
             info: Any = await server.info()
-            self._watched["redis"] = info["process_id"]
-            while True:
+            pids = {"redis": info["process_id"], **pids}
+            while not self._over.is_set():
                 seconds = time.monotonic() - begun
-                for name, pid in self._watched.items():
+                for name, pid in pids.items():
                     sample = sample_process(seconds, name, pid)
                     if sample is not None:
                         self.samples.append(sample)
                 info = await server.info("memory")
                 keys: int = await server.dbsize()
                 self.redis_samples.append(RedisSample(seconds, info["used_memory"], keys))
-                await asyncio.sleep(self._plan.sample_seconds)
+                await wait_for_event(self._over, self._plan.sample_seconds)
 
     async def _scrape(self) -> None:
-        while True:
+        while not self._over.is_set():
             for page in self._pages:
                 await asyncio.to_thread(_read, page)
-            await asyncio.sleep(SCRAPE_SECONDS)
+            await wait_for_event(self._over, SCRAPE_SECONDS)
 
     async def _accounts(self, queue: JobQueue) -> list[RunStats]:
         """The runs' accounts once the queue has ended the jobs that nobody waits for any more."""
@@ -235,21 +195,6 @@ class _Soaking:
             if not any(run.queued or run.claimed for run in accounts):
                 return accounts
             await asyncio.sleep(0.1)
-
-
-def _name(run: int) -> str:
-    return f"trainer {run}"
-
-
-async def _cancel(queue: JobQueue, job_id: str) -> None:
-    """Cancels a job as soon as the queue knows it."""
-    while True:
-        try:
-            await queue.cancel(job_id)
-        except JobNotFound:
-            await asyncio.sleep(0.01)
-        else:
-            return
 
 
 def _read(page: str) -> None:

@@ -17,6 +17,7 @@ from tests.load.traffic import (
 )
 
 PLAN = Plan(runs=4, hours=0.1, sample_seconds=0.1)
+"""Twelve steps of each run: every kind of job, and one refresh of the weights."""
 
 
 @pytest.mark.timeout(180)
@@ -66,7 +67,8 @@ def test_a_twin_has_the_content_of_the_job_before() -> None:
     assert [ids.tobytes() for ids in twin.contexts] == [ids.tobytes() for ids in before.contexts]
 
 
-def test_every_fourth_run_has_three_sets_of_weights_in_an_hour() -> None:
+def test_every_fourth_run_has_its_weights_refreshed_every_ten_steps() -> None:
     assert [run for run in range(8) if takes_snapshots(run)] == [3, 7]
-    assert [snapshot_of(3, number) for number in (0, 319, 320, 640, 959)] == [0, 0, 1, 2, 2]
+    assert [snapshot_of(3, number) for number in (0, 79, 80, 160, 959)] == [0, 0, 1, 2, 11]
     assert snapshot_of(2, 959) == 0
+    assert snapshot_of(3, PLAN.jobs - 1) == 1

@@ -24,7 +24,7 @@ CONTEXT_TOKENS, RESPONSE_TOKENS = (32, 64), (8, 24)
 """Shortest and longest; all of a group's are of one length."""
 VOCAB_SIZE = 64
 """Of the model of the soak."""
-SNAPSHOT_STEPS = 40
+SNAPSHOT_STEPS = 10
 """Steps between two refreshes of the teacher's weights, in every fourth run."""
 SAMPLE_EVERY = 40
 """One of so many jobs is checked against plain forward passes."""

@@ -1,8 +1,9 @@
 """One run of the soak as a process: `python -m tests.load.trainer '{"run": 0, …}'`.
 
 It sends the jobs of a step, waits for all of them, checks what came and sends the next step's. Each
-line that it prints is a JSON object: `cancel` with a job's id, `step` with the number of jobs that
-have ended, or `sent`, the last one. Then it stays as it is until its standard input is closed.
+line that it prints is a JSON object: `connected`, after which it waits for a line; `cancel` with a
+job's id; `step` with the number of jobs that have ended; `sent`, the last one, after which it stays
+as it is until its standard input is closed.
 """
 
 import json
@@ -87,6 +88,7 @@ class Trainer:
         self._client = client
         self._hasty = hasty
         self._teacher = client.get_teacher(timeout=PATIENCE)
+        hasty.get_teacher(timeout=PATIENCE)  # connects now, not with the first job
         self._weights = snapshot_weights(Path(orders.weights), orders.run, 0)
         self._snapshot = 0
         self._seconds = np.zeros(orders.jobs)
@@ -244,6 +246,8 @@ def main() -> None:
         ScoringClient(orders.address, timeout=DEADLINE_SECONDS) as hasty,
     ):
         trainer = Trainer(orders, client, hasty)
+        tell(connected=True)
+        sys.stdin.readline()
         trainer.work()
         tell(sent=vars(trainer.sent))
         sys.stdin.read()
