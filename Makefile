@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm demo test test-vllm test-gpu soak lint types proto proto-check clean
+.PHONY: help setup setup-vllm setup-browser demo test test-vllm test-gpu soak lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -33,6 +33,14 @@ test: $(VENV)/.dev ## run all tests
 	@$(VENV)/bin/pytest
 
 setup-vllm: $(VLLM_VENV)/.done ## create .venv-vllm with vLLM and what its tests need
+
+# Chromium for the tests of the pages, which are skipped without one. Needs Debian or Ubuntu.
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
+setup-browser: ## install Chromium, where there is none
+	@command -v chromium >/dev/null || { \
+	    echo "Installing chromium …"; \
+	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 # Where tests are that need vLLM; others import what its environment does not have.
 VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server tests/e2e/test_two_vllm_teachers.py
