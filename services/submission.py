@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
@@ -85,9 +85,17 @@ class Submissions:
         request: scoring_pb2.ScoreRequest,
         caller: Caller,
         timeout: float | None,
+        note: bytes,
         trace: TraceContext | None = None,
     ) -> str:
         """Queues a job and does not wait for it; gives the id that it has in the queue.
+
+        Args:
+            request: the job; its id becomes the one that it has in the queue.
+            caller: whose job it is.
+            timeout: seconds until the response is of no use; None for no bound.
+            note: for whoever asks for the outcome later.
+            trace: what follows the job through logs and traces; None for what `current` has.
 
         Raises:
             CounterhintError: why it is not accepted.
@@ -95,6 +103,7 @@ class Submissions:
         with _asked(request, trace), span("intake.submit"):
             try:
                 checked = await self._check(request, caller, timeout)
+                checked = replace(checked, job=replace(checked.job, note=note))
                 await self._enqueue(checked)
             except CounterhintError as error:
                 log_failed(log, error)
@@ -114,7 +123,7 @@ class Submissions:
             request: the job; its id becomes the one that it has in the queue.
             caller: whose job it is.
             timeout: seconds until the response is of no use; None for no bound.
-            trace: what follows the job through logs and traces; None for a new request id.
+            trace: what follows the job through logs and traces; None for what `current` has.
 
         Raises:
             CounterhintError: why it is not accepted, or what it ended with.
@@ -240,7 +249,11 @@ def response_of(outcome: Outcome) -> scoring_pb2.ScoreResponse:
 def _asked(
     request: scoring_pb2.ScoreRequest, trace: TraceContext | None
 ) -> AbstractContextManager[None]:
-    return working_for(request.run_id, request.id, trace or accept("", ""))
+    """What is done for a job; without a trace, that of the request under way, or a new one."""
+    asking = trace or current().trace
+    if not asking.request_id:
+        asking = accept("", "")
+    return working_for(request.run_id, request.id, asking)
 
 
 def _policy(caller: Caller) -> RunPolicy | None:

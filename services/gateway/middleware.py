@@ -1,20 +1,18 @@
 """What every request passes first, and every response last: its id, its bounds, its headers."""
 
 import logging
-import re
 import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from counterhint.errors import CounterhintError, Unavailable
+from counterhint.request_context import REQUEST_ID, TRACEPARENT, accept, working_for
 from services.gateway.errors import HttpError, error_response, internal_error
 from services.gateway.state import Gateway
 
 log = logging.getLogger(__name__)
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+-]{1,128}")
 _BUSY_RETRY = 1.0
 """Seconds after which a request may find room."""
 _HEADERS = {
@@ -49,8 +47,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        trace = accept(headers.get(REQUEST_ID, ""), headers.get(TRACEPARENT, ""))
+        request_id = trace.request_id
         scope.setdefault("state", {})["request_id"] = request_id
         begun, status = time.monotonic(), 0
 
@@ -72,7 +70,8 @@ class Gate:
                 response = error_response(refusal, request_id)
                 await response(scope, receive, send_with_headers)
             else:
-                await self._app(scope, receive, send_with_headers)
+                with working_for("", "", trace):
+                    await self._app(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:  # half a response is out: only the connection can still say that it failed

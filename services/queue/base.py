@@ -142,6 +142,14 @@ class JobQueue(ABC):
         """
 
     @abstractmethod
+    async def note(self, job_id: str) -> bytes:
+        """What was queued with the job for whoever asks for its outcome.
+
+        Raises:
+            JobNotFound: no job has this id.
+        """
+
+    @abstractmethod
     async def cancel(self, job_id: str) -> JobState:
         """Ends an unfinished job; whoever computes it finds its result discarded.
 

@@ -83,7 +83,7 @@ class MemoryQueue(JobQueue):
         if job.priority > policy.max_priority:
             raise priority_too_high(job.id, job.priority, policy.max_priority)
         run = self._runs.get(job.run_id, Run())
-        size = len(job.payload)
+        size = job.size
         bounds = self.settings
         run_jobs, run_bytes = bounds.max_run_jobs, bounds.max_run_bytes
         if policy.max_jobs is not None:
@@ -109,7 +109,7 @@ class MemoryQueue(JobQueue):
         self._make_ready(job)
 
     def _count_unfinished(self, job: Job, change: int) -> None:
-        run, size = self._run(job), len(job.submitted.payload)
+        run, size = self._run(job), job.submitted.size
         run.bytes += change * size
         run.waiting += change * job.submitted.cost
         self._unfinished += change
@@ -181,6 +181,10 @@ class MemoryQueue(JobQueue):
         if job is None or time.monotonic() >= job.kept_until:
             raise job_not_found(job_id)
         return job
+
+    @override
+    async def note(self, job_id: str) -> bytes:
+        return self._find(job_id).submitted.note
 
     @override
     async def cancel(self, job_id: str) -> JobState:

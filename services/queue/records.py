@@ -108,11 +108,21 @@ class QueuedJob:
     """Seconds from now until the result is of no use; None for the queue's own bound."""
     trace: TraceContext = field(default_factory=TraceContext)
     """Who asks, for logs and traces. A job that is there keeps its own when it is sent again."""
+    note: bytes = b""
+    """For whoever asks for the outcome later; kept as long as that, and never sent to a worker."""
+
+    @property
+    def size(self) -> int:
+        """What counts against the bounds on bytes while the job is unfinished."""
+        return len(self.payload) + len(self.note)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the payload: the same id with another digest is another job."""
-        return hashlib.sha256(self.payload).hexdigest()
+        """SHA-256 of payload and note: the same id with another digest is another job."""
+        digest = hashlib.sha256(self.payload)
+        if self.note:
+            digest.update(b"note" + hashlib.sha256(self.note).digest())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

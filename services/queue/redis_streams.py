@@ -211,6 +211,7 @@ class RedisQueue(JobQueue):
             job.priority,
             milliseconds(timeout),
             job.payload,
+            job.note,
             job.trace.request_id,
             job.trace.traceparent,
             *policy_words(policy),
@@ -243,6 +244,11 @@ class RedisQueue(JobQueue):
         if values[0] is None:
             raise job_not_found(job_id)
         return values
+
+    @override
+    async def note(self, job_id: str) -> bytes:
+        _, note = await self._fields(job_id, "state", "note")
+        return bytes(note or b"")
 
     @override
     async def cancel(self, job_id: str) -> JobState:

@@ -1,8 +1,9 @@
--- ARGV: id, run, digest, cost, priority, timeout in ms, payload, request id, traceparent, then
+-- ARGV: id, run, digest, cost, priority, timeout in ms, payload, note, request id, traceparent, then
 --       nothing or a policy: weight, highest priority, most jobs and bytes ('' for no own bound)
 -- Returns {state}, {'conflict'}, {'priority', highest} or {'full', bound, limit, retry after in ms}.
-local id, run, digest, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[7]
+local id, run, digest, payload, note = ARGV[1], ARGV[2], ARGV[3], ARGV[7], ARGV[8]
 local cost, priority, deadline = tonumber(ARGV[4]), tonumber(ARGV[5]), now + tonumber(ARGV[6])
+local bytes = #payload + #note
 
 -- When a tenth of these tokens will have been claimed, at the rate of the last periods.
 local function retry_after(tokens)
@@ -29,8 +30,8 @@ end
 local ours = redis.call('HMGET', run_key(run), 'jobs', 'bytes', 'waiting', 'operator',
   'weight', 'max_priority', 'max_jobs', 'max_bytes')
 local policy = {ours[5] or '1', ours[6] or tostring(TOP), ours[7] or '', ours[8] or ''}
-if ARGV[10] and not ours[4] then
-  local given = {ARGV[10], ARGV[11], ARGV[12], ARGV[13]}
+if ARGV[11] and not ours[4] then
+  local given = {ARGV[11], ARGV[12], ARGV[13], ARGV[14]}
   if table.concat(given, ' ') ~= table.concat(policy, ' ') then
     policy = given
     redis.call('HSET', run_key(run), 'weight', given[1], 'max_priority', given[2],
@@ -45,9 +46,9 @@ local run_jobs = math.min(settings.max_run_jobs, tonumber(policy[3]) or math.hug
 local run_bytes = math.min(settings.max_run_bytes, tonumber(policy[4]) or math.huge)
 local bounds = {
   {'max_jobs', settings.max_jobs, tonumber(all[1] or 0) + 1, all[3]},
-  {'max_bytes', settings.max_bytes, tonumber(all[2] or 0) + #payload, all[3]},
+  {'max_bytes', settings.max_bytes, tonumber(all[2] or 0) + bytes, all[3]},
   {'max_run_jobs', run_jobs, tonumber(ours[1] or 0) + 1, ours[3]},
-  {'max_run_bytes', run_bytes, tonumber(ours[2] or 0) + #payload, ours[3]},
+  {'max_run_bytes', run_bytes, tonumber(ours[2] or 0) + bytes, ours[3]},
 }
 for _, bound in ipairs(bounds) do
   if bound[3] > bound[2] then
@@ -56,11 +57,12 @@ for _, bound in ipairs(bounds) do
 end
 
 local job = {id = id, record = job_key(id), run = run, cost = cost, level = priority,
-  accepted = now, deadline = deadline, bytes = #payload}
+  accepted = now, deadline = deadline, bytes = bytes}
 redis.call('HSET', job.record,
   'run', run, 'digest', digest, 'cost', cost, 'priority', priority, 'payload', payload,
-  'bytes', #payload, 'accepted', now, 'deadline', deadline, 'failures', 0,
-  'attempt', known and known.attempt or 0, 'wait', 0, 'request_id', ARGV[8], 'traceparent', ARGV[9])
+  'bytes', bytes, 'accepted', now, 'deadline', deadline, 'failures', 0,
+  'attempt', known and known.attempt or 0, 'wait', 0, 'note', note,
+  'request_id', ARGV[9], 'traceparent', ARGV[10])
 if known then
   redis.call('HDEL', job.record, 'body', 'reason')
   redis.call('PERSIST', job.record)

@@ -73,6 +73,27 @@ def reason_of(ended: Outcome) -> str:
     return failure_from_message(scoring_pb2.Failure.FromString(ended.body)).reason
 
 
+def test_a_note_is_kept_with_the_outcome_and_is_part_of_the_job(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        noted = replace(job(), note=b"what was asked")
+        await queue.enqueue(noted)
+        (run,) = await queue.stats()
+        assert run.bytes == len(b"payload") + len(b"what was asked")
+        assert await queue.complete(await claim(queue), b"response")
+        assert (await outcome(queue)).body == b"response"
+        assert await queue.note("a") == b"what was asked"
+        assert await queue.enqueue(noted) is JobState.DONE
+        for other in (job(), replace(job(), note=b"something else")):
+            with pytest.raises(JobConflict):
+                await queue.enqueue(other)
+        (run,) = await queue.stats()
+        assert run.bytes == 0
+        with pytest.raises(JobNotFound):
+            await queue.note("b")
+
+    on_queue(open_queue, test)
+
+
 def test_a_job_goes_from_client_to_worker_and_its_result_back(open_queue: OpenQueue) -> None:
     async def test(queue: JobQueue) -> None:
         assert await queue.enqueue(job(timeout=60.0)) is JobState.QUEUED
