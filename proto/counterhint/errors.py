@@ -18,6 +18,8 @@ from counterhint.v1 import scoring_pb2
 _MESSAGE_BYTES, _DETAIL_BYTES = 1000, 250
 # A status travels in HTTP/2 headers, the message even twice, and gRPC drops those above 8 KiB.
 
+LONGEST_DELAY = 1e9
+"""Seconds: what a failure asks clients to wait beyond this is taken for nonsense."""
 DOMAIN = "counterhint"
 """The `ErrorInfo.domain` of every error of ours."""
 
@@ -191,13 +193,14 @@ def failure_to_message(error: CounterhintError) -> scoring_pb2.Failure:
 
 
 def failure_from_message(message: scoring_pb2.Failure) -> CounterhintError:
-    """The typed error of a `Failure` message."""
+    """The typed error of a `Failure` message; a delay that is none, or too long, is left out."""
+    delay = message.retry_after_seconds
     return error_from_facts(
         message.code,
         message.message,
         message.reason,
         dict(message.details),
-        message.retry_after_seconds,
+        delay if 0 <= delay <= LONGEST_DELAY else 0.0,
     )
 
 
@@ -206,11 +209,13 @@ def error_to_status(error: CounterhintError) -> grpc.Status:
 
     Very long texts are cut, and say so: a status that is too large would not arrive at all.
     """
-    facts = {name: _shortened(value, _DETAIL_BYTES) for name, value in error.details.items()}
+    facts = {
+        _shortened(name, _DETAIL_BYTES): _shortened(value, _DETAIL_BYTES)
+        for name, value in error.details.items()
+    }
     message = _shortened(error.message, _MESSAGE_BYTES)
-    details = [
-        _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
-    ]
+    reason = _shortened(error.reason, _DETAIL_BYTES)
+    details = [_packed(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts))]
     if error.retry_after > 0:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
@@ -220,11 +225,19 @@ def error_to_status(error: CounterhintError) -> grpc.Status:
 
 
 def error_from_rpc(error: grpc.RpcError) -> CounterhintError:
-    """The typed error behind a failed call, whoever answered: our server, gRPC or a proxy."""
+    """The typed error behind a failed call, whoever answered: our server, gRPC or a proxy.
+
+    A bare CANCELLED is gRPC's own, of a server that shuts down before it has begun the call: it
+    says nothing about the job, and is `Unavailable`.
+    """
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return UnknownFailure(str(error), reason="UNKNOWN")
     code: grpc.StatusCode = error.code()
     status = rpc_status.from_call(cast(grpc.Call, error))  # it only asks for the trailers
+    if code is grpc.StatusCode.CANCELLED and status is None:
+        return Unavailable(
+            f"the call was cut off by the server: {error.details()}", reason="CALL_CUT_OFF"
+        )
     reason, details, retry_after = code.name, dict[str, str](), 0.0
     for detail in status.details if status is not None else ():
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()

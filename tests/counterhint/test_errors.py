@@ -1,5 +1,6 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -135,6 +136,35 @@ def test_a_status_that_is_not_ours_becomes_the_error_of_its_code(tmp_path: Path)
     error = asyncio.run(call())
     assert isinstance(error, Unavailable)
     assert error.reason == "UNAVAILABLE"
+
+
+class CutsOffFirst(ScriptedService):
+    """Ends its first call as gRPC does that of a server which shuts down."""
+
+    async def Score(  # noqa: N802
+        self, request: scoring_pb2.ScoreRequest, context: Any
+    ) -> scoring_pb2.ScoreResponse:
+        if not self.seen:
+            self.seen.append(request.id)
+            await context.abort(grpc.StatusCode.CANCELLED, "")
+        return await super().Score(request, context)
+
+
+def test_a_call_that_a_server_cuts_off_is_tried_again_and_no_cancelled_job(tmp_path: Path) -> None:
+    service = CutsOffFirst()
+
+    async def call() -> list[CounterhintError]:
+        failures: list[CounterhintError] = []
+        async with (
+            serving(service, tmp_path / "s") as address,
+            AsyncScoringClient(address, timeout=30.0, on_retry=failures.append) as client,
+        ):
+            await client.score(make_job())
+        return failures
+
+    (failure,) = asyncio.run(call())
+    assert isinstance(failure, Unavailable)
+    assert failure.reason == "CALL_CUT_OFF"
 
 
 def test_an_unknown_code_or_a_foreign_error_is_an_unknown_failure() -> None:
