@@ -1,5 +1,6 @@
 """The private Redis server: where it is found, how it is kept private, what survives."""
 
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,21 @@ def test_data_survives_stop_and_crash(server: LocalRedis) -> None:
         server.kill()
         server.start()
         assert client.get("crashed") == b"1"
+
+
+def test_a_script_that_a_power_cut_tore_harms_nothing_after_it(server: LocalRedis) -> None:
+    script = "redis.call('SET', 'torn', '1') redis.call('SET', 'also torn', '1')"
+    with redis.Redis.from_url(server.url) as client:
+        client.set("before", "1")
+        client.eval(script, 0)
+        server.kill()
+        (file,) = server.folder.rglob("*.aof")
+        os.truncate(file, file.stat().st_size - len("EXEC\r\n") - 1)
+        server.start()
+        client.eval("redis.call('SET', 'after', '1') redis.call('SET', 'also after', '1')", 0)
+        server.kill()
+        server.start()
+        assert sorted(client.keys()) == [b"after", b"also after", b"before"]
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:
