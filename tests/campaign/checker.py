@@ -139,14 +139,18 @@ def _moved_deadline_was_lost(view: _View, call: Call) -> bool:
 
 
 def _dead_jobs_had_their_deliveries(view: _View) -> Iterator[str]:
-    """A job is put aside after three bad deliveries: its own doing, or that of as many faults."""
+    """A job is put aside after three bad deliveries: its own doing, or that of as many faults.
+
+    A poisonous job may have been at the same teacher, but only once: then both have failed before.
+    """
+    poisonous = any(call.job.startswith("crash ") for call in view.history.calls)
     for call in view.told(Told.DEAD):
         if view.behaviour in ("crash", "broken"):
             continue
         assert call.told_at is not None
         first = min(other.sent for other in view.calls)
         blows = view.blows("dispatcher", "teacher", "redis", begun=first, ended=call.told_at)
-        if len(blows) < MAX_ATTEMPTS:
+        if len(blows) + poisonous < MAX_ATTEMPTS:
             yield f"was put aside after {len(blows)} faults ({call.reason})"
 
 
@@ -299,8 +303,9 @@ def _accounts(history: History, run: str) -> Iterator[str]:
             charged += one.cost
     if stats.tokens_naive != naive:
         yield f"has results of {stats.tokens_naive} tokens, but those that are there have {naive}"
-    ended_twice = stats.failed > ended[JobState.FAILED] or stats.cancelled
-    if stats.tokens < charged or (stats.tokens > charged and not ended_twice):
+    dropped = any(cancel.run == run for cancel in history.cancels)  # dead jobs, charged before
+    may_be_more = dropped or stats.failed > ended[JobState.FAILED] or stats.cancelled
+    if stats.tokens < charged or (stats.tokens > charged and not may_be_more):
         yield f"is charged {stats.tokens} tokens, but its jobs took {charged}"
 
 

@@ -25,7 +25,7 @@ from tests.campaign.system import System
 
 T = TypeVar("T")
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 LONGEST_RUN = 60.0
 """Seconds after which trainers are no longer waited for: what is not answered by then is lost."""
 SETTLE_SECONDS = 20.0

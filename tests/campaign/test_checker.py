@@ -262,6 +262,11 @@ def result_after_expiry_of_a_short_call(made_up: History) -> None:
     made_up.calls.append(told(Told.EXPIRED, name="b", timeout=0.5))
 
 
+def dead_job_dropped_with_its_run(made_up: History) -> None:
+    made_up.cancels = [Cancel(3.0, 3.1, None, "run", None)]
+    made_up.accounts = {"run": RunStats("run", done=1, tokens=20, tokens_naive=12)}
+
+
 def dead_after_three_faults(made_up: History) -> None:
     made_up.calls = [told(Told.DEAD, at=9.0)]
     made_up.blows = [Blow("kill", "dispatcher-0", at, at, None) for at in (2.0, 4.0, 6.0)]
@@ -277,6 +282,7 @@ def dead_after_three_faults(made_up: History) -> None:
         cancellation_forgotten_in_a_crash,
         conflict_with_other_content,
         result_after_expiry_of_a_short_call,
+        dead_job_dropped_with_its_run,
         dead_after_three_faults,
     ],
 )
