@@ -41,8 +41,8 @@ class Target(Protocol):
     def make(self, random: Random, large: bool) -> Any:
         """An input, whose `kind` says how it was made."""
 
-    async def send(self, made: Any, /) -> str:
-        """Sends an input; gives the outcome, or raises `Finding`."""
+    async def send(self, made: Any, /) -> Sequence[str]:
+        """Sends an input; gives its outcome, or that of each job in it, or raises `Finding`."""
 
     async def check(self, job: ScoringJob, expected: NDArray[np.float32]) -> None:
         """Has a good job scored; raises `Finding` for other numbers than expected."""
@@ -135,14 +135,15 @@ class Campaign:
         made = target.make(random, _is_large(number))
         began = time.monotonic()
         try:
-            outcome = await target.send(made)
-        except Finding as finding:
-            outcome = "FINDING"
-            self.figures.findings.append(f"{target.name}, input {number} ({made.kind}): {finding}")
+            outcomes = await target.send(made)
+        except Exception as finding:  # whatever it is, the campaign goes on
+            outcomes = ["FINDING"]
+            what = str(finding) if isinstance(finding, Finding) else repr(finding)
+            self.figures.findings.append(f"{target.name}, input {number} ({made.kind}): {what}")
         took = time.monotonic() - began
         self.figures.slowest_seconds = max(self.figures.slowest_seconds, took)
         self.figures.inputs[target.name][made.kind] += 1
-        self.figures.outcomes[target.name][outcome] += 1
+        self.figures.outcomes[target.name].update(outcomes)
 
     async def _check(self) -> None:
         """Has every target score a job that nobody has seen, and looks at the processes."""

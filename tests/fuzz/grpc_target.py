@@ -108,14 +108,14 @@ class GrpcTarget:
         if sampled is None or not np.allclose(sampled, expected, atol=1e-4):
             raise Finding(f"a good job got {sampled}, not {expected}")
 
-    async def send(self, call: GrpcCall) -> str:
-        """Makes a call; gives its outcome as a word for the figures.
+    async def send(self, call: GrpcCall) -> Sequence[str]:
+        """Makes a call; gives its outcome as words for the figures, or that of each job on it.
 
         Raises:
             Finding: it hangs, or its answer is none that is documented.
         """
         if call.ending == "socket":
-            return await http2_frames.send(str(self._socket), call.messages[0], 0.1)
+            return [await http2_frames.send(str(self._socket), call.messages[0], 0.1)]
         sending = self._streamed(call) if call.streamed else self._unary(call)
         try:
             async with asyncio.timeout(call.seconds + SLACK_SECONDS):
@@ -123,23 +123,23 @@ class GrpcTarget:
         except TimeoutError:
             raise Finding(f"the call hangs {SLACK_SECONDS} s beyond its deadline") from None
 
-    async def _unary(self, call: GrpcCall) -> str:
+    async def _unary(self, call: GrpcCall) -> Sequence[str]:
         try:
             reply = await self._channel.unary_unary(call.method)(
                 call.messages[0], timeout=call.seconds, metadata=call.metadata
             )
         except grpc.aio.AioRpcError as error:
-            return _judged(error, call)
+            return [_judged(error, call)]
         except (TypeError, ValueError, grpc.aio.UsageError, grpc.aio.InternalError):
-            return "refused by the client"
+            return ["refused by the client"]
         if call.method == SCORE:
             check_answer(
                 scoring_pb2.ScoreRequest.FromString(call.messages[0]),
                 scoring_pb2.ScoreResponse.FromString(reply),
             )
-        return "OK"
+        return ["OK"]
 
-    async def _streamed(self, call: GrpcCall) -> str:
+    async def _streamed(self, call: GrpcCall) -> Sequence[str]:
         stream = self._channel.stream_stream(call.method)(
             timeout=call.seconds, metadata=call.metadata
         )
@@ -149,7 +149,7 @@ class GrpcTarget:
                 await stream.write(message)
             if call.ending == "cancel":
                 stream.cancel()
-                return "cancelled"
+                return ["cancelled"]
             if call.ending == "whole":
                 await stream.done_writing()
             while (reply := await stream.read()) is not grpc.aio.EOF:
@@ -161,13 +161,11 @@ class GrpcTarget:
                     await stream.trailing_metadata(),
                     await stream.details(),
                 )
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError) as error:
             # A stream that ends while it is written to says why only here.
             ended = error if isinstance(error, grpc.aio.AioRpcError) else await _end_of(stream)
-            return _judged(ended, call)
-        if call.method == STREAM:
-            _check_replies(call.messages, replies)
-        return "OK"
+            return [_judged(ended, call)]
+        return _judged_replies(call.messages, replies) if call.method == STREAM else ["OK"]
 
 
 def check_answer(request: scoring_pb2.ScoreRequest, response: scoring_pb2.ScoreResponse) -> None:
@@ -182,17 +180,20 @@ def check_answer(request: scoring_pb2.ScoreRequest, response: scoring_pb2.ScoreR
         raise Finding(f"scores came back that do not fit the job: {error}") from error
 
 
-def _check_replies(messages: Sequence[bytes], replies: Sequence[bytes]) -> None:
+def _judged_replies(messages: Sequence[bytes], replies: Sequence[bytes]) -> list[str]:
     jobs = [scoring_pb2.ScoreStreamRequest.FromString(message).job for message in messages]
     if len(replies) != len(jobs):
         raise Finding(f"{len(jobs)} jobs got {len(replies)} replies")
+    outcomes = []
     for reply in map(scoring_pb2.ScoreStreamResponse.FromString, replies):
         if reply.WhichOneof("outcome") == "failure":
-            _judged_error(failure_from_message(reply.failure))
+            outcomes.append(_judged_error(failure_from_message(reply.failure)))
             continue
         asked = [job for job in jobs if job.id == reply.id]
         if not any(_fits(job, reply.response) for job in asked):
             raise Finding(f"no job of the stream fits the answer to {reply.id!r}")
+        outcomes.append("OK")
+    return outcomes
 
 
 def _fits(request: scoring_pb2.ScoreRequest, response: scoring_pb2.ScoreResponse) -> bool:
