@@ -87,7 +87,7 @@ def run_command(command: type[Command], name: str, arguments: Sequence[str]) -> 
         The exit code; errors have been printed, those of files and folders among them.
     """
     try:
-        return _parse(command, name, arguments).run()
+        return parse_command(command, name, arguments).run()
     except (InputError, CounterhintError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -100,7 +100,12 @@ def run_command(command: type[Command], name: str, arguments: Sequence[str]) -> 
         return EXIT_INTERRUPTED
 
 
-def _parse(command: type[Command], name: str, arguments: Sequence[str]) -> Command:
+def parse_command(command: type[Command], name: str, arguments: Sequence[str]) -> Command:
+    """The command with its arguments, not run.
+
+    Raises:
+        InputError: an argument, a variable or the `--config` file cannot be used.
+    """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     file: Path | None = finder.parse_known_args(arguments)[0].config
