@@ -1,5 +1,6 @@
 """What a run writes down: its recipe, figures, evaluations and some rollouts."""
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -18,10 +19,11 @@ class RunRecords:
     Args:
         recipe: the run's.
         ranks: the processes of the run.
+        run_id: the run's name in the teacher's queue, by which its folder is found there.
         resumed_step: the last step that is done when a run goes on; None for a new run.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, resumed_step: int | None) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, run_id: str, resumed_step: int | None) -> None:
         self._writes = ranks.first
         self._resources = ExitStack()
         if not self._writes:
@@ -30,9 +32,13 @@ class RunRecords:
         folder.mkdir(parents=True, exist_ok=True)
         resolved = recipe.model_dump(mode="json")
         # Written aside: a crash here must not cost the recipe that a resumed run is held against.
-        aside = folder / "recipe.yaml.new"
-        aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
-        aside.replace(folder / "recipe.yaml")
+        for name, text in (
+            ("recipe.yaml", yaml.safe_dump(resolved, sort_keys=False)),
+            ("run.json", json.dumps({"run_id": run_id})),
+        ):
+            aside = folder / f"{name}.new"
+            aside.write_text(text)
+            aside.replace(folder / name)
         with ExitStack() as resources:  # when something below fails, what was opened is closed
             self._rollouts = JsonlFile(folder / "rollouts.jsonl")
             resources.callback(self._rollouts.close)

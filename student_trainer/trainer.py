@@ -124,7 +124,10 @@ class Trainer:
             else None
         )
         self._records = RunRecords(
-            recipe, ranks, None if checkpoint is None else self._state.steps_done
+            recipe,
+            ranks,
+            self._state.run_id,
+            None if checkpoint is None else self._state.steps_done,
         )
         self._resources.callback(self._records.close)
         self._make_workers()

@@ -72,6 +72,10 @@ class Caller:
     grant: Grant | None
     """What that run may take."""
 
+    def speaks_for(self, run_id: str) -> bool:
+        """Whether a run's jobs are the caller's; every run's are an operator's."""
+        return self.run is None or run_id == self.run or run_id.startswith(f"{self.run}-")
+
     def check_run(self, run_id: str) -> None:
         """Refuses a job of another run.
 
@@ -81,7 +85,7 @@ class Caller:
         Raises:
             PermissionDenied: the job is another run's.
         """
-        if self.run is None or run_id == self.run or run_id.startswith(f"{self.run}-"):
+        if self.speaks_for(run_id):
             return
         raise PermissionDenied(
             f"the token is for the run {self.run!r}, but the job is of the run {run_id!r}: name "

@@ -5,7 +5,6 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from counterhint.tokens import Caller
 from services.gateway.callers import AnyCaller
 from services.gateway.errors import ERROR_REPLIES
 from services.gateway.state import GatewayState
@@ -18,7 +17,7 @@ router = APIRouter(
 @router.get("/v1/runs")
 async def runs(gateway: GatewayState, caller: AnyCaller) -> list[dict[str, Any]]:
     """Every run that the token may see: jobs by state, what they took, and the run's policy."""
-    stats = [run for run in await gateway.queue.stats() if _may_see(caller, run.run_id)]
+    stats = [run for run in await gateway.queue.stats() if caller.speaks_for(run.run_id)]
     records = await asyncio.gather(*(gateway.queue.run(run.run_id) for run in stats))
     return [record.facts() for record in records]
 
@@ -28,7 +27,3 @@ async def run(run: str, gateway: GatewayState, caller: AnyCaller) -> dict[str, A
     """All that the queue knows about one run."""
     caller.check_run(run)
     return (await gateway.queue.run(run)).facts()
-
-
-def _may_see(caller: Caller, run_id: str) -> bool:
-    return caller.run is None or run_id == caller.run or run_id.startswith(f"{caller.run}-")

@@ -13,6 +13,7 @@ from counterhint.addresses import check_address, stays_here
 from counterhint.errors import InputError
 from counterhint.server_security import ServerSecurity
 from services.gateway.app import make_app
+from services.gateway.run_folders import RunFolders
 from services.gateway.state import Gateway, Limits
 from services.gateway.tls import keep_current, tls_context
 from services.gateway.tokenizer import Tokenizer
@@ -68,7 +69,7 @@ async def serve_gateway(
         submissions=submissions,
         tokenizer=tokenizer,
         authentication=security.authentication,
-        runs_dir=runs_dir,
+        runs=None if runs_dir is None else RunFolders(runs_dir),
         limits=limits or Limits(),
         hosts=_LOOPBACK_NAMES | {host} if stays_here(listen) else None,
     )

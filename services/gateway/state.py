@@ -1,12 +1,12 @@
 """What every route of the gateway works with."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from counterhint.authentication import Authentication
+from services.gateway.run_folders import RunFolders
 from services.gateway.tokenizer import Tokenizer
 from services.queue.base import JobQueue
 from services.submission import Submissions
@@ -36,8 +36,8 @@ class Gateway:
     """The teacher's; None when the gateway was given none, and takes token ids only."""
     authentication: Authentication = field(default_factory=Authentication)
     """Whose tokens are taken."""
-    runs_dir: Path | None = None
-    """Folder of the run folders to show; None to show none."""
+    runs: RunFolders | None = None
+    """The folders of runs to show; None to show none."""
     limits: Limits = Limits()
     """Bounds of one request."""
     hosts: frozenset[str] | None = None

@@ -7,6 +7,8 @@ or a response are spelled out, as any other text.
 import re
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -128,17 +130,18 @@ class Tokenizer:
             ) from error
         return cls(tokenizer)
 
-    def encode(self, text: str, param: str) -> TokenIds:
-        """The tokens of a text by itself, int32 `[T]`.
+    def encode(self, text: str, param: str, *, framed: bool = False) -> TokenIds:
+        """The tokens of a text, int32 `[T]`.
 
         Args:
             text: the text.
             param: where in the request it stands, for messages.
+            framed: whether it gets the special tokens that the tokenizer puts around a text.
 
         Raises:
             InvalidJob: the tokenizer has no token for part of it.
         """
-        return self._checked(self._plain.encode(text, add_special_tokens=False).ids, text, param)
+        return self._checked(self._plain.encode(text, add_special_tokens=framed).ids, text, param)
 
     def encode_chat(
         self, messages: Sequence[ChatMessage], param: str, *, thinking: bool | None = None
@@ -197,6 +200,22 @@ class Tokenizer:
         known = len(self._texts)
         return [self._texts[index] if 0 <= index < known else "" for index in token_ids.tolist()]
 
+    def names_of(self, token_ids: NDArray[np.int32]) -> list[str]:
+        """What tells each token from others: its text, or `bytes:\\xe2` where that is no UTF-8."""
+        known = len(self._names)
+        return [
+            self._names[index] if 0 <= index < known else f"token_id:{index}"
+            for index in token_ids.tolist()
+        ]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        if self._bytes is None:
+            return self._texts
+        ids = np.arange(len(self._texts), dtype=np.int32)
+        content, ends = self._bytes.join(ids).tobytes(), np.cumsum(self._bytes.lengths(ids))
+        return [_name(content[start:stop]) for start, stop in pairwise([0, *ends.tolist()])]
+
     def classes_of(self, token_ids: TokenIds) -> list[str]:
         """Each token's class: `style`, `task` or `other`."""
         names, size = self._classes.names, len(self._classes.class_ids)
@@ -215,7 +234,7 @@ class Tokenizer:
         options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         try:
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                [{"role": one["role"], "content": one["content"]} for one in messages],
                 add_generation_prompt=True,
                 tokenize=False,
                 **options,
@@ -259,6 +278,13 @@ class Tokenizer:
 
         stream = DecodeStream(skip_special_tokens=False)
         return [stream.step(self._plain, index) or "" for index in token_ids.tolist()]
+
+
+def _name(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
 
 def _bytes_of(tokenizer: "PreTrainedTokenizerBase") -> TokenBytes | None:

@@ -1,0 +1,147 @@
+"""`/v1/training-runs`: figures and rollouts of runs, as their folders and the queue hold them.
+
+Nothing is stored here: a view of a run is what the run itself has written so far.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from counterhint.errors import JobNotFound
+from counterhint.tokens import Caller
+from services.gateway.callers import AnyCaller
+from services.gateway.errors import ERROR_REPLIES
+from services.gateway.rollout_reply import rollouts_reply
+from services.gateway.run_folders import RunFolder, RunFolders
+from services.gateway.state import Gateway, GatewayState
+
+router = APIRouter(
+    tags=["runs"], responses={status: ERROR_REPLIES[status] for status in (401, 403, 404, 503)}
+)
+
+SHOWN = (
+    *("rollout/reward", "rollout/length", "rollout/entropy", "eval/accuracy"),
+    *("signal/selected_share", "hints/coverage", "scoring/wait_share"),
+)
+"""Figures of the list of runs."""
+
+
+class TrainingRun(BaseModel):
+    """A run in the list."""
+
+    run: str
+    """Its folder's name."""
+    run_id: str | None
+    """Its name in the queue."""
+    method: str | None
+    step: int | None
+    """The last step that has figures."""
+    steps: int | None
+    """How many it is to take."""
+    finished: bool
+    idle_seconds: float | None
+    """How long ago the last figures came."""
+    figures: dict[str, float]
+    """The latest of each that the run has."""
+
+
+class RunFigures(TrainingRun):
+    """A run with its figures, and what the queue knows of it now."""
+
+    rows: list[dict[str, Any]] = Field(description="Rows of `metrics.jsonl`; docs/metrics.md.")
+    queue: dict[str, Any] | None = Field(description="As `/v1/runs/{run}`; null for unknown runs.")
+    tokens_of_all_runs: int = Field(
+        description="What all runs have been charged: of two replies, the share between them."
+    )
+
+
+@router.get("/v1/training-runs")
+async def training_runs(gateway: GatewayState, caller: AnyCaller) -> list[TrainingRun]:
+    """The runs whose folders are shown, the latest first."""
+    if gateway.runs is None:
+        return []
+    return await asyncio.to_thread(_list, gateway.runs, caller)
+
+
+@router.get("/v1/training-runs/{run}")
+async def training_run(
+    run: str,
+    gateway: GatewayState,
+    caller: AnyCaller,
+    after_step: Annotated[int, Query(ge=-1, description="Only rows of later steps.")] = -1,
+) -> RunFigures:
+    """A run's figures, and what the queue knows of it now."""
+    runs, folder = await _find(gateway, run, caller)
+    facts, rows = await asyncio.to_thread(_figures, runs, folder, after_step)
+    stats = await gateway.queue.stats()
+    queue = None
+    if any(one.run_id == folder.run_id for one in stats) and folder.run_id is not None:
+        queue = (await gateway.queue.run(folder.run_id)).facts()
+    tokens = sum(one.tokens for one in stats)
+    return RunFigures(**facts, rows=rows, queue=queue, tokens_of_all_runs=tokens)
+
+
+@router.get("/v1/runs/{run}/rollouts")
+async def rollouts(
+    run: str,
+    gateway: GatewayState,
+    caller: AnyCaller,
+    last_steps: Annotated[int, Query(ge=1, le=1000, description="Of steps with rollouts.")] = 5,
+) -> dict[str, Any]:
+    """The rollouts that a run has kept of its last steps, in the shape of a score reply."""
+    runs, folder = await _find(gateway, run, caller)
+
+    def read() -> dict[str, Any]:
+        with runs.lock:
+            folder.rollouts.refresh()
+            return rollouts_reply(folder.rollouts.last_steps(last_steps))
+
+    return await asyncio.to_thread(read)
+
+
+async def _find(gateway: Gateway, run: str, caller: Caller) -> tuple[RunFolders, RunFolder]:
+    """The run's folder.
+
+    Raises:
+        JobNotFound: there is none.
+        PermissionDenied: it is another run's.
+    """
+    if gateway.runs is None:
+        raise JobNotFound(
+            "this gateway shows no runs: start it with --runs-dir and the folder that holds theirs",
+            reason="RUN_NOT_FOUND",
+            details={"run": run},
+        )
+    folder = await asyncio.to_thread(gateway.runs.find, run)
+    caller.check_run(folder.run_id or "")
+    return gateway.runs, folder
+
+
+def _list(runs: RunFolders, caller: Caller) -> list[TrainingRun]:
+    shown = [folder for folder in runs.all() if caller.speaks_for(folder.run_id or "")]
+    return [TrainingRun(**_figures(runs, folder, None)[0]) for folder in shown]
+
+
+def _figures(
+    runs: RunFolders, folder: RunFolder, after_step: int | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `TrainingRun` holds, and the rows after a step; none for None."""
+    with runs.lock:
+        folder.metrics.refresh()
+        latest: dict[str, float] = {}
+        for row in folder.metrics.last_steps(50):  # an evaluation may be some steps ago
+            latest |= {name: row[name] for name in SHOWN if name in row}
+        rows = [] if after_step is None else list(folder.metrics.after(after_step))
+    facts = {
+        "run": folder.name,
+        "run_id": folder.run_id,
+        "method": folder.setting("method.kind"),
+        "step": folder.metrics.last_step,
+        "steps": folder.setting("steps"),
+        "finished": folder.finished,
+        "idle_seconds": folder.idle_seconds,
+        "figures": latest,
+    }
+    return facts, rows
