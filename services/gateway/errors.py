@@ -155,6 +155,7 @@ def _from_validation(problems: Sequence[Any]) -> HttpError:
     """The first problem in full, and how many there are more."""
     first = problems[0]
     place = [str(part) for part in first["loc"]]
+    place = [part for part in place if not part.startswith("<")]  # tags of our unions
     param = ".".join(place[1:] if place[0] in ("body", "query", "path", "header") else place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     message = f"{param or 'the body'}: {first['msg']}{more}"

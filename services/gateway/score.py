@@ -22,9 +22,9 @@ from services.gateway.score_models import ScoreRequest
 from services.gateway.score_plan import (
     ScorePlan,
     check_fingerprint,
-    holds_text,
     make_plan,
     run_of,
+    usable_tokenizer,
 )
 from services.gateway.score_reply import (
     ScoreReply,
@@ -76,10 +76,10 @@ async def prepare(gateway: Gateway, request: ScoreRequest, caller: Caller) -> Pr
     Raises:
         CounterhintError: it cannot be scored.
     """
-    teacher, tokenizer = await gateway.submissions.teacher(), gateway.tokenizer
-    check_fingerprint(request, teacher, tokenizer, text=holds_text(request))
-    if tokenizer is not None and tokenizer.fingerprint != teacher.tokenizer_fingerprint:
-        tokenizer = None
+    teacher = await gateway.submissions.teacher()
+    fingerprint = teacher.tokenizer_fingerprint
+    check_fingerprint(request, fingerprint)
+    tokenizer = usable_tokenizer(request, fingerprint, gateway.tokenizer)
     plan = await asyncio.to_thread(make_plan, request, tokenizer)
     return Prepared(request, plan, teacher, tokenizer, run_of(request, caller.run))
 

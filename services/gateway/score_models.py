@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 from counterhint.contrast import Gate
 from services.queue.records import TOP_PRIORITY
@@ -51,6 +59,10 @@ class Message(Body):
     content: str
 
 
+def _form(value: object) -> str:
+    return "<text>" if isinstance(value, str) else "<object>"
+
+
 Chat = Annotated[list[Message], Field(min_length=1, max_length=256)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
 
@@ -94,6 +106,14 @@ class Response(Body):
         if (self.text is None) == (self.token_ids is None):
             raise ValueError("give either text or token_ids")
         return self
+
+
+HintOrText = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[Hint, Tag("<object>")], Discriminator(_form)
+]
+ResponseOrText = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[Response, Tag("<object>")], Discriminator(_form)
+]
 
 
 class GateParameters(Body):
@@ -157,11 +177,11 @@ class ScoreRequest(Addressed):
 
     problem: str | None = None
     """The problem's text."""
-    correct_hint: str | Hint | None = None
+    correct_hint: HintOrText | None = None
     """A correct solution's text, or the text and its final answer."""
     correct_answer: str | None = None
     """The correct solution's final answer, where `correct_hint` is a text."""
-    wrong_hints: list[str | Hint] = Field([], max_length=MAX_WRONG)
+    wrong_hints: list[HintOrText] = Field([], max_length=MAX_WRONG)
     """Incorrect solutions; without any there is no contrast."""
     template: Literal["answer_only", "neutral", "terse", "verbose"] = "neutral"
     """How problem and hint become a prompt; correct and wrong hints go through the same one."""
@@ -175,7 +195,7 @@ class ScoreRequest(Addressed):
     """Whether the responses are also scored under the problem alone."""
     messages: Chats | None = None
     contexts: ContextIds | None = None
-    responses: list[str | Response] = Field(min_length=1, max_length=MAX_RESPONSES)
+    responses: list[ResponseOrText] = Field(min_length=1, max_length=MAX_RESPONSES)
     """What is scored, token by token."""
     top_k: int = Field(0, ge=0)
     """How many of the teacher's most probable tokens to return at each position."""

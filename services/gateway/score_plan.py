@@ -7,7 +7,7 @@ import numpy as np
 
 from counterhint.errors import InvalidJob, TokenizerMismatch
 from counterhint.hints import load_template, question
-from counterhint.jobs import Outputs, ScoringJob, TeacherInfo, pairs_array
+from counterhint.jobs import Outputs, ScoringJob, pairs_array
 from counterhint.tensors import TokenIds
 from services.gateway.score_models import (
     DEFAULT_RUN,
@@ -60,37 +60,46 @@ def run_of(request: Addressed, token_run: str | None) -> str:
     return request.run or token_run or DEFAULT_RUN
 
 
-def check_fingerprint(
-    request: Addressed, teacher: TeacherInfo, tokenizer: Tokenizer | None, *, text: bool
-) -> None:
-    """Refuses tokens that the teacher would read as others.
+def check_fingerprint(request: Addressed, teachers: str) -> None:
+    """Refuses token ids that the teacher would read as others.
+
+    Raises:
+        TokenizerMismatch: the request names another tokenizer than the teacher's.
+    """
+    ours = request.tokenizer_fingerprint
+    if ours is not None and ours != teachers:
+        raise TokenizerMismatch(ours, teachers)
+
+
+def usable_tokenizer(
+    request: ScoreRequest, teachers: str, tokenizer: Tokenizer | None
+) -> Tokenizer | None:
+    """The gateway's tokenizer where it is the teacher's; None where a request does without.
+
+    Args:
+        request: the body.
+        teachers: fingerprint of the teacher's tokenizer.
+        tokenizer: the gateway's.
 
     Raises:
         InvalidJob: there is text to tokenize, and no tokenizer.
-        TokenizerMismatch: the tokenizer of the request, or the gateway's, is not the teacher's.
+        TokenizerMismatch: there is, and the tokenizer is not the teacher's.
     """
-    ours, wanted = request.tokenizer_fingerprint, teacher.tokenizer_fingerprint
-    if ours is not None and ours != wanted:
-        raise TokenizerMismatch(ours, wanted)
-    if not text:
-        return
+    if tokenizer is not None and tokenizer.fingerprint == teachers:
+        return tokenizer
+    if request.form == "contexts" and all(item.text is None for item in request.items):
+        return None
     if tokenizer is None:
         raise InvalidJob(
             "the gateway has no tokenizer: send token ids, or start it with --tokenizer and the "
             "teacher's",
             reason="NO_TOKENIZER",
         )
-    if tokenizer.fingerprint != wanted:
-        raise TokenizerMismatch(
-            tokenizer.fingerprint,
-            wanted,
-            "start the gateway with --tokenizer and the teacher's, or send token ids",
-        )
-
-
-def holds_text(request: ScoreRequest) -> bool:
-    """Whether something of a request must be tokenized."""
-    return request.form != "contexts" or any(item.text is not None for item in request.items)
+    raise TokenizerMismatch(
+        tokenizer.fingerprint,
+        teachers,
+        "start the gateway with --tokenizer and the teacher's, or send token ids",
+    )
 
 
 def make_plan(request: ScoreRequest, tokenizer: Tokenizer | None) -> ScorePlan:
@@ -124,7 +133,7 @@ def _contexts(request: ScoreRequest, tokenizer: Tokenizer | None) -> dict[str, T
         wrong = [np.array(ids, dtype=np.int32) for ids in given.wrong]
         unhinted = None if given.unhinted is None else np.array(given.unhinted, dtype=np.int32)
         return _named(np.array(given.correct, dtype=np.int32), wrong, unhinted)
-    assert tokenizer is not None  # see check_fingerprint
+    assert tokenizer is not None  # see usable_tokenizer
     if request.messages is not None:
         return _chats(request.messages, tokenizer, request.thinking)
     template, problem = load_template(request.template), request.problem or ""
@@ -177,7 +186,7 @@ def _response(item: Response, param: str, tokenizer: Tokenizer | None) -> TokenI
     if item.token_ids is not None:
         token_ids = np.array(item.token_ids, dtype=np.int32)
     else:
-        assert tokenizer is not None  # see check_fingerprint
+        assert tokenizer is not None  # see usable_tokenizer
         token_ids = tokenizer.encode(item.text or "", f"{param}.text")
     if not len(token_ids):
         raise InvalidJob(f"{param} is empty", reason="EMPTY_RESPONSE", details={"param": param})

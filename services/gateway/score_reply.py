@@ -214,8 +214,7 @@ def numbers(values: NDArray[np.floating]) -> Numbers:
     if np.isfinite(rounded).all():
         plain: Numbers = rounded.tolist()
         return plain
-    with_gaps: Numbers = np.where(np.isfinite(rounded), rounded.astype(object), None).tolist()
-    return with_gaps
+    return _with_gaps(rounded, np.isfinite(rounded))
 
 
 def top_tokens(scores: Scores, tokenizer: Tokenizer | None) -> list[list[dict[str, Any]]]:
@@ -226,14 +225,21 @@ def top_tokens(scores: Scores, tokenizer: Tokenizer | None) -> list[list[dict[st
     flat = ids.reshape(-1)
     texts = [None] * len(flat) if tokenizer is None else tokenizer.texts_of(flat)
     entries = [
-        {"id": index, "text": text, "log_prob": log_prob}
+        {"id": index, "text": text, "log_prob": log_prob} if index >= 0 else None
         for index, text, log_prob in zip(
             flat.tolist(), texts, numbers(log_probs.reshape(-1)), strict=True
         )
     ]
     k = ids.shape[1]
     rows = [entries[start : start + k] for start in range(0, len(entries), k)]
-    return [[entry for entry in row if entry["id"] >= 0] for row in rows]
+    return [[entry for entry in row if entry is not None] for row in rows]
+
+
+def _with_gaps(values: NDArray[Any], known: NDArray[np.bool_]) -> list[Any]:
+    """The values, with None where they are not known, `[T]`."""
+    shown = values.astype(object)
+    shown[~known] = None
+    return list(shown.tolist())
 
 
 def _signals(
@@ -264,7 +270,7 @@ def _signals(
     modulation = modulate(e_ctr, advantage or 0.0, gate)
     signals["e_ctr"] = numbers(e_ctr)
     signals["residual"] = numbers(modulation.residual)
-    signals["selected"] = np.where(known, modulation.selected.astype(object), None).tolist()
+    signals["selected"] = _with_gaps(modulation.selected, known)
     if advantage is None:
         without["modulated"] = NO_ADVANTAGE
     else:
