@@ -127,3 +127,21 @@ def test_the_bytes_are_little_endian_int32() -> None:
     message = encode_sequences([np.array([1, 258], dtype=">i4"), np.array([-1], dtype=np.int32)])
     assert message.token_ids == bytes([1, 0, 0, 0, 2, 1, 0, 0, 255, 255, 255, 255])
     assert list(message.lengths) == [2, 1]
+
+
+@pytest.mark.parametrize("axes", [9, 65, 500, 200_000])
+def test_a_shape_of_too_many_axes_is_refused_unmultiplied(axes: int) -> None:
+    message = scoring_pb2.Tensor(
+        element_type=scoring_pb2.ELEMENT_TYPE_INT32, shape=[2**32 - 1] * axes
+    )
+    with pytest.raises(InvalidJob, match=f"{axes} axes") as refusal:
+        decode_tensor(message)
+    assert refusal.value.reason == "MALFORMED_TENSOR"
+
+
+def test_too_many_sequences_are_refused_unmade() -> None:
+    many = scoring_pb2.TokenSequences(lengths=[0] * 65_537)
+    with pytest.raises(InvalidJob, match="65537, at most 65536") as refusal:
+        decode_sequences(many)
+    assert refusal.value.reason == "TOO_MANY_SEQUENCES"
+    assert len(decode_sequences(scoring_pb2.TokenSequences(lengths=[0] * 65_536))) == 65_536

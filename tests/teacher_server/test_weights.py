@@ -40,6 +40,28 @@ def test_a_file_of_an_allowed_root_is_read(file):
     assert content.adapter is None
 
 
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("a%00b.safetensors", "WEIGHTS_NOT_ALLOWED"),
+        ("loop.safetensors", "WEIGHTS_NOT_ALLOWED"),
+        (f"{'x' * 300}.safetensors", "WEIGHTS_NOT_FOUND"),
+        (f"{'x/' * 2100}x.safetensors", "WEIGHTS_NOT_FOUND"),
+        ("folder.safetensors", "WEIGHTS_NOT_FOUND"),
+    ],
+)
+def test_addresses_that_the_file_system_chokes_on_are_refused(tmp_path, name, refused):
+    (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    weights = Weights("run", "1", f"{tmp_path.as_uri()}/{name}", "0" * 64)
+    assert reason(weights, tmp_path) == refused
+
+
+@pytest.mark.parametrize("uri", ["file://[::1/x.safetensors", "file://\u2100/x.safetensors"])
+def test_addresses_that_are_none_are_refused(tmp_path, uri):
+    assert reason(Weights("run", "1", uri, "0" * 64), tmp_path) == "WEIGHTS_NOT_ALLOWED"
+
+
 def test_the_metadata_make_a_file_an_adapter(file):
     save_file({"x": torch.ones(1)}, file, {ADAPTER_METADATA: '{"r": 4}', "format": "pt"})
     assert read_weights(named(file), [file.parent]).adapter == {"r": 4}
