@@ -4,7 +4,17 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from services.gateway import completions, jobs, pages, probes, run_views, runs, score, teachers
+from services.gateway import (
+    completions,
+    docs,
+    jobs,
+    pages,
+    probes,
+    run_views,
+    runs,
+    score,
+    teachers,
+)
 from services.gateway.errors import install_error_handlers
 from services.gateway.middleware import Gate
 from services.gateway.state import Gateway
@@ -30,7 +40,7 @@ def make_app(gateway: Gateway) -> FastAPI:
     app.state.gateway = gateway
     install_error_handlers(app)
     app.add_middleware(Gate, gateway=gateway)
-    for module in (score, jobs, completions, runs, run_views, teachers, probes):
+    for module in (score, jobs, completions, runs, run_views, teachers, probes, docs):
         app.include_router(module.router)
     app.include_router(pages.page_router())
     return app

@@ -158,7 +158,7 @@ def _from_validation(problems: Sequence[Any]) -> HttpError:
     place = [part for part in place if not part.startswith("<")]  # tags of our unions
     param = ".".join(place[1:] if place[0] in ("body", "query", "path", "header") else place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = f"{param or 'the body'}: {first['msg']}{more}"
+    message = f"{param or 'the body'}: {first['msg'].removeprefix('Value error, ')}{more}"
     return HttpError(422, "INVALID_REQUEST", message, param=param or None)
 
 
