@@ -43,7 +43,8 @@ setup-browser: ## install Chromium, where there is none
 	    apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 
 # Where tests are that need vLLM; others import what its environment does not have.
-VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server tests/e2e/test_two_vllm_teachers.py
+VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server tests/e2e/test_two_vllm_teachers.py \
+    tests/deploy/test_compose_teacher.py tests/deploy/docker/test_images.py
 
 test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm $(VLLM_TESTS)
