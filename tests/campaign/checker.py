@@ -141,7 +141,8 @@ def _moved_deadline_was_lost(view: _View, call: Call) -> bool:
 def _dead_jobs_had_their_deliveries(view: _View) -> Iterator[str]:
     """A job is put aside after three bad deliveries: its own doing, or that of as many faults.
 
-    A poisonous job may have been at the same teacher, but only once: then both have failed before.
+    A machine that stalls loses leases as a pause does. A poisonous job may have been at the same
+    teacher, but only once: then both have failed before.
     """
     poisonous = any(call.job.startswith("crash ") for call in view.history.calls)
     for call in view.told(Told.DEAD):
@@ -149,7 +150,8 @@ def _dead_jobs_had_their_deliveries(view: _View) -> Iterator[str]:
             continue
         assert call.told_at is not None
         first = min(other.sent for other in view.calls)
-        blows = view.blows("dispatcher", "teacher", "redis", begun=first, ended=call.told_at)
+        targets = ("dispatcher", "teacher", "redis", "machine")
+        blows = view.blows(*targets, begun=first, ended=call.told_at)
         if len(blows) + poisonous < MAX_ATTEMPTS:
             yield f"was put aside after {len(blows)} faults ({call.reason})"
 

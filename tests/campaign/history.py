@@ -69,7 +69,10 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Blow:
-    """A fault that struck a process, from its beginning to when the process was back."""
+    """A fault that struck a process, from its beginning to when the process was back.
+
+    `stall` of `machine`: nobody's doing, everything was slow.
+    """
 
     kind: str
     target: str

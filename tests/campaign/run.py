@@ -19,9 +19,9 @@ from services.queue.records import JobState
 from services.queue.redis_streams import RedisQueue
 from tests.campaign.audit import final_of, find_leftovers
 from tests.campaign.contents import make_content, scripted_scores
-from tests.campaign.history import Cancel, History, Reference, Sighting, read_calls
+from tests.campaign.history import Blow, Cancel, History, Reference, Sighting, read_calls
 from tests.campaign.schedule import Fault, FaultKind, Schedule
-from tests.campaign.system import System
+from tests.campaign.system import LEASE_SECONDS, System
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ LONGEST_RUN = 60.0
 SETTLE_SECONDS = 20.0
 """How long jobs that nobody waits for have to end."""
 LOOK_SECONDS = 0.1
+STALL_SECONDS = LEASE_SECONDS / 3
 RETRY_SECONDS = 0.1
 
 Scores = Callable[[ScoringJob], NDArray[np.float32]]
@@ -129,9 +130,14 @@ async def _cancel(
 
 
 async def _look(system: System, queue: JobQueue, jobs: Sequence[str], history: History) -> None:
-    """Notes each change of a job's state that it sees, for ever."""
+    """Notes each change of a job's state that it sees, for ever.
+
+    When looking takes so long that a heartbeat could have come too late, the machine has stalled:
+    that is noted as well.
+    """
     seen: dict[str, JobState | None] = dict.fromkeys(jobs)
     while True:
+        begun = system.now
         with suppress(*NOT_NOW):
             states = await asyncio.gather(*(_state_of(queue, job) for job in jobs))
             for job, state in zip(jobs, states, strict=True):
@@ -139,6 +145,8 @@ async def _look(system: System, queue: JobQueue, jobs: Sequence[str], history: H
                     seen[job] = state
                     history.sightings.append(Sighting(system.now, job, state))
         await asyncio.sleep(LOOK_SECONDS)
+        if system.now - begun > STALL_SECONDS:
+            system.blows.append(Blow("stall", "machine", begun, system.now))
 
 
 async def _state_of(queue: JobQueue, job: str) -> JobState | None:

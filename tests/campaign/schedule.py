@@ -9,7 +9,7 @@ LONG = 60.0
 SUBMIT_SECONDS = 2.0
 """All first submissions lie in so many seconds; faults go on a little longer."""
 FAULT_SECONDS = 3.0
-PAUSE_SECONDS = (1.3, 1.9)
+PAUSE_SECONDS = (1.8, 2.4)
 """Pauses are longer than the lease (`system.LEASE_SECONDS`)."""
 
 

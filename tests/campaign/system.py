@@ -22,7 +22,7 @@ from deploy.local.redis import LocalRedis
 from tests.campaign.history import Blow
 from tests.campaign.schedule import Fault, FaultKind, Schedule
 
-LEASE_SECONDS = 1.0
+LEASE_SECONDS = 1.5
 RESTART_SECONDS = 0.1
 """After which a process that ended by itself is started again."""
 WATCH_SECONDS = 0.02
