@@ -6,6 +6,7 @@ with growing pauses, until the caller's time-out.
 """
 
 import asyncio
+import logging
 import random
 import threading
 import time
@@ -42,6 +43,8 @@ from counterhint.tracing import Span, span
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between tries: doubled each time, with jitter."""
@@ -139,6 +142,7 @@ class AsyncScoringClient:
                 ),
                 timeout,
             )
+            log.debug("scored by %s", self.address)
         return result_from_message(message, job)
 
     async def score_stream(
