@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-browser demo test test-vllm test-gpu soak lint types proto proto-check clean
+.PHONY: help setup setup-vllm setup-browser demo test test-vllm test-gpu soak audit lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -55,6 +55,9 @@ test-gpu: $(VLLM_VENV)/.done ## run the tests that need GPUs: make test-gpu VLLM
 soak: $(VENV)/.dev ## random faults in 200 campaigns, then 8 runs' hours of traffic: SEEDS= RUNS= HOURS=
 	@$(VENV)/bin/python -m tests.campaign $(if $(SEEDS),--seeds $(SEEDS))
 	@$(VENV)/bin/python -m tests.load $(if $(RUNS),--runs $(RUNS)) $(if $(HOURS),--hours $(HOURS))
+
+audit: $(VENV)/.dev ## report known vulnerabilities of the installed packages; never fails
+	@$(VENV)/bin/python .ci/audit.py
 
 lint: $(VENV)/.dev ## check style, format and which part imports which
 	@$(VENV)/bin/ruff check
