@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def history() -> History:
     )
 
 
-def told(outcome: Told | None, sent: float = 1.0, at: float = 2.0, **facts: object) -> Call:
+def told(outcome: Told | None, sent: float = 1.0, at: float = 2.0, **facts: Any) -> Call:
     """A call with 60 s; a result has the right scores."""
     call = Call("trainer-0.0/0", JOB, 7, sent, 60.0)
     if outcome is not None:
@@ -59,7 +60,7 @@ def crash(begun: float, lost_from: float | None) -> Blow:
     return Blow("power cut", "redis", begun, begun + 0.3, lost_from)
 
 
-def end_as(made_up: History, state: JobState, **accounts: int) -> None:
+def end_as(made_up: History, state: JobState, **accounts: Any) -> None:
     made_up.finals = {JOB: Final(JOB, state, 10)}
     made_up.accounts = {"run": RunStats("run", **accounts)}
 
