@@ -133,7 +133,6 @@ def json_formatter(process: str) -> JsonFormatter:
         rename_fields={"levelname": "level", "name": "logger"},
         static_fields={"process": process},
         timestamp="time",
-        json_ensure_ascii=False,
     )
 
 

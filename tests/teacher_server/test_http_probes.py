@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from counterhint.command_line import run_command
+from counterhint.errors import InputError
 from counterhint.http_probes import serve_probes
 from teacher_server.cli import Serve
 from tests.processes import wait_until
@@ -110,3 +111,11 @@ def test_an_address_that_cannot_be_used_is_refused_before_loading(capsys, addres
     arguments += ["--metrics-listen", address]
     assert run_command(Serve, "counterhint teacher serve", arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_host_that_nobody_knows_is_named() -> None:
+    with (
+        pytest.raises(InputError, match=r"--metrics-listen no-such-host\.invalid:1 cannot be"),
+        serve_probes("no-such-host.invalid:1", lambda: "", lambda: ""),
+    ):
+        pass
