@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import redis.asyncio as redis
+import redis
+import redis.asyncio
 from transformers.utils.logging import disable_progress_bar
 
 from counterhint.client import ScoringClient
@@ -22,7 +23,7 @@ from services.queue.redis_streams import RedisQueue
 from tests.faults.site import COUNTERHINT, Child, Site, Teacher
 from tests.load.report import Report, Verified
 from tests.load.samples import RedisSample, Sample, sample_process
-from tests.load.traffic import JOBS_PER_HOUR, VOCAB_SIZE, snapshot_file, snapshot_of
+from tests.load.traffic import JOBS_PER_HOUR, VOCAB_SIZE, run_id, snapshot_file, snapshot_of
 from tests.load.trainer import Orders, Sent
 from tests.load.trainer_process import started_trainers
 from tests.load.verification import differences
@@ -32,6 +33,12 @@ CACHE_BYTES = 16 * 1024**2
 """Of the teacher's content cache: it is full before the warm-up is over."""
 RESULT_SECONDS = 5
 """How long results can be fetched again, for the same reason; 15 minutes by default."""
+REWRITE_BYTES = 8 * 1024**2
+"""Size from which Redis rewrites its append-only file, for the same reason; 64 MiB by default."""
+STANDING_KEYS = {"probe", "processes", "runs", "settings", "teacher", "total"}
+"""What the queue keeps in Redis beside its runs, see docs/queue.md; `drained:N` goes after 30 s."""
+LONGEST_EXPIRY = 60.0
+"""Seconds after which a key that should have gone is left over."""
 SCRAPE_SECONDS = 5.0
 """How often the metrics of services and teacher are read."""
 
@@ -74,6 +81,8 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
             write_tiny_llama(home, seed=1000 * run + snapshot, vocab_size=VOCAB_SIZE)
     site = Site(folder)
     site.redis.start()
+    with redis.Redis.from_url(site.redis.url) as server:
+        server.config_set("auto-aof-rewrite-min-size", REWRITE_BYTES)
     teacher: Teacher | None = None
     try:
         teacher = Teacher(
@@ -94,7 +103,7 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
         ]
         servers = {"services": services.process.pid, "teacher": teacher.process.pid}
         soaking = _Soaking(plan, site.redis.url, servers, pages, progress)
-        sent, accounts = asyncio.run(soaking.run(orders))
+        sent, accounts, left_over = asyncio.run(soaking.run(orders))
         exit_codes = {"services": _ended(services), "teacher": _ended(teacher)}
     finally:
         site.end()
@@ -108,6 +117,7 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
         verified=_verify(samples, model, weights),
         samples=soaking.samples,
         redis=soaking.redis_samples,
+        left_over=left_over,
         exit_codes=exit_codes,
     )
 
@@ -144,8 +154,9 @@ class _Soaking:
         self.seconds = 0.0
         """From the first job to the last outcome."""
 
-    async def run(self, orders: list[Orders]) -> tuple[list[Sent], list[RunStats]]:
-        """What the trainers sent, and what the queue says when everything has ended."""
+    async def run(self, orders: list[Orders]) -> tuple[list[Sent], list[RunStats], list[str]]:
+        """What the trainers sent, what the queue says of it when everything has ended, and keys
+        that it has left in Redis."""
         async with RedisQueue(self._redis_url) as queue:
             async with started_trainers(orders) as trainers:
                 pids = {name: trainer.pid for name, trainer in trainers.items()}
@@ -161,14 +172,14 @@ class _Soaking:
                     )
                     self.seconds = time.monotonic() - begun
                     self._over.set()  # not a cancellation: redis-py may swallow it
-            return sent, await self._accounts(queue)
+            return sent, await self._accounts(queue), await self._left_over(orders)
 
     def _tell(self, trainer: str, jobs: int) -> None:
         self._done[trainer] = jobs
         self._progress(self._done.total())
 
     async def _sample(self, begun: float, pids: dict[str, int]) -> None:
-        async with redis.Redis.from_url(self._redis_url) as server:
+        async with redis.asyncio.Redis.from_url(self._redis_url) as server:
             info: Any = await server.info()
             pids = {"redis": info["process_id"], **pids}
             while not self._over.is_set():
@@ -187,6 +198,19 @@ class _Soaking:
             for page in self._pages:
                 await asyncio.to_thread(_read, page)
             await wait_for_event(self._over, SCRAPE_SECONDS)
+
+    async def _left_over(self, orders: list[Orders]) -> list[str]:
+        """Redis's keys that should be gone once the last results' time is over."""
+        standing = {f"run:{run_id(order.run)}" for order in orders} | STANDING_KEYS
+        deadline = time.monotonic() + LONGEST_EXPIRY
+        async with redis.asyncio.Redis.from_url(self._redis_url, decode_responses=True) as server:
+            while True:
+                keys = [str(key) for key in await server.keys()]
+                names = {key.removeprefix("{counterhint}:") for key in keys}
+                left = {name for name in names - standing if not name.startswith("drained:")}
+                if not left or time.monotonic() > deadline:
+                    return sorted(left)
+                await asyncio.sleep(0.2)
 
     async def _accounts(self, queue: JobQueue) -> list[RunStats]:
         """The runs' accounts once the queue has ended the jobs that nobody waits for any more."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.load.report import MAX_DRIFT
-from tests.load.samples import write_samples
 from tests.load.soak import Plan, soak
 from tests.load.traffic import (
     SAMPLE_EVERY,
@@ -41,10 +40,6 @@ def test_nothing_is_lost_and_accounts_are_what_was_sent(tmp_path: Path) -> None:
     names = {sample.process for sample in report.samples}
     trainers = {f"trainer {run}" for run in range(PLAN.runs)}
     assert names == {"redis", "services", "teacher"} | trainers
-    write_samples(tmp_path / "samples.csv", report.samples, report.redis)
-    lines = (tmp_path / "samples.csv").read_text().splitlines()
-    assert lines[0] == "seconds,process,rss,pss,fds,threads,used_memory,keys"
-    assert len(lines) == 1 + len(report.samples)
 
 
 def test_jobs_are_the_same_for_the_same_number_and_differ_otherwise() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from services.queue.records import RunStats
-from tests.load.report import MIB, Report, Verified
-from tests.load.samples import RedisSample, Sample
+from tests.load.report import Report, Verified
+from tests.load.samples import MIB, RedisSample, Sample
 from tests.load.trainer import Sent
 from tests.load.verdict import Trend, fit_trend, sparkline
 
@@ -64,9 +64,7 @@ def test_sparklines() -> None:
     assert sparkline([1.0, 2.0], width=24) == "▁█"
 
 
-def report(
-    leak: float = 0.0, redis_leak: float = 0.0, fds_a_second: float = 0.0, **sent: Any
-) -> Report:
+def report(leak: float = 0.0, fds_a_second: float = 0.0, **sent: Any) -> Report:
     """A report of one run whose services lose `leak` MiB a second of 100."""
     samples = [
         Sample(
@@ -79,10 +77,7 @@ def report(
         )
         for second in SECONDS.tolist()
     ]
-    redis = [
-        RedisSample(second, round((10 + redis_leak * second) * MIB), 400)
-        for second in SECONDS.tolist()
-    ]
+    redis = [RedisSample(second, 10 * MIB, 400) for second in SECONDS.tolist()]
     run = Sent(jobs=10, calls=12, tokens=1000, ends=Counter(result=8, cancelled=1, refused=1))
     account = RunStats("load-0", done=8, cancelled=1, tokens_computed=1000)
     return Report(
@@ -93,6 +88,7 @@ def report(
         verified=Verified(2, 3000, 2e-6),
         samples=samples,
         redis=redis,
+        left_over=[],
         exit_codes={"services": 0, "teacher": 0},
     )
 
@@ -108,9 +104,9 @@ def test_a_leak_breaks_the_bound_and_names_the_process() -> None:
     assert report(leak=4 / 159).broken() == []
 
 
-def test_a_leak_in_redis_breaks_the_bound() -> None:
-    (broken,) = report(redis_leak=1 / 159).broken()
-    assert broken.startswith("Redis's data grew by")
+def test_keys_that_stay_in_redis_are_told() -> None:
+    (broken,) = replace(report(), left_over=["job:load-0/1", "stream:0:load-0"]).broken()
+    assert broken == "2 keys are left in Redis: ['job:load-0/1', 'stream:0:load-0']"
 
 
 def test_file_descriptors_that_stay_open_break_the_bound() -> None:
