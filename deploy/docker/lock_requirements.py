@@ -4,14 +4,15 @@
     python deploy/docker/lock_requirements.py --upgrade  newer versions of all that is in them
     python deploy/docker/lock_requirements.py --check    do they fit pyproject.toml? (no network)
 
-Versions that fit stay as they are. torch is never in them: images get it from their base, or as the
-build of choice. What vLLM's image brings is left out of what is added to it. Needs pip-tools, and
-the Python release of the images without a GPU (3.11).
+Versions that fit stay as they are. torch and its CUDA are never in them: images get both from their
+base, or as the build of choice. What vLLM's image brings is left out of what is added to it. Needs
+pip-tools, and the Python release of the images without a GPU (3.11).
 """
 
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -33,6 +34,10 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "student": ("student", "tracing"),
 }
 """The extras of `pyproject.toml` that each image holds."""
+TORCH = "torch==2.13.0"
+"""What the others are resolved with."""
+WITH_TORCH = re.compile(r"torch|triton|(cuda|nvidia)-.+")
+"""Names that belong to a build of torch."""
 ON_VLLM_IMAGE = ("teacher", "student")
 """Images that are built on vLLM's."""
 BUILD = "build"
@@ -57,18 +62,19 @@ def requirements_of(lock: str) -> list[str]:
                 yield str(requirement)
 
     wanted = [text for extra in EXTRAS[lock] for text in expanded(extras[extra])]
-    return sorted({*project["project"]["dependencies"], *wanted})
+    torch = [] if lock == "services" else [TORCH]
+    return sorted({*project["project"]["dependencies"], *wanted, *torch})
 
 
-def left_out(lock: str) -> frozenset[str]:
-    """Names that a lock does not hold because the image has them before."""
+def in_vllm_image(lock: str) -> frozenset[str]:
+    """Names that a lock does not hold because its image is built on vLLM's, which has them."""
     names = IN_VLLM_IMAGE.read_text(encoding="utf-8").split() if lock in ON_VLLM_IMAGE else []
-    return frozenset({"torch", *names})
+    return frozenset(names)
 
 
 def header(lock: str) -> str:
     """The first lines of a lock; they change when what it is made from does."""
-    inputs = json.dumps([requirements_of(lock), sorted(left_out(lock))])
+    inputs = json.dumps([requirements_of(lock), sorted(in_vllm_image(lock))])
     return (
         "# Made by deploy/docker/lock_requirements.py; do not edit.\n"
         f"# inputs: sha256 {hashlib.sha256(inputs.encode()).hexdigest()}\n"
@@ -113,8 +119,10 @@ def make(lock: str, *, upgrade: bool) -> None:
         text=True,
         check=True,
     )
-    unwanted = left_out(lock)
-    kept = [text for name, text in pins(lock) if name not in unwanted]
+    brought = in_vllm_image(lock)
+    kept = [
+        text for name, text in pins(lock) if name not in brought and not WITH_TORCH.fullmatch(name)
+    ]
     file.write_text(header(lock) + "".join(kept), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ on this machine is a matter of names, and `Composition.local` is where they are 
 
     in a container                    here
     /run/secrets/NAME                 the folder of secrets
-    a volume's or bind's target       its source; a folder for each named volume
+    a volume's or bind's target       its source, files translated; a folder for a named volume
     the working directory             a folder with `runs` and `recipes`
     services:50050, 0.0.0.0:50050     127.0.0.1 and a free port
     the image's entrypoint            this environment's counterhint, and redis-server
@@ -16,8 +16,10 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,33 @@ from tests.deploy.compose_project import REPOSITORY
 ENTRYPOINTS: Mapping[str, Sequence[str]] = {
     "counterhint/services": (sys.executable, "-m", "deploy.cli"),
     "counterhint/cpu": (sys.executable, "-m", "deploy.cli"),
+    "counterhint/teacher": (sys.executable, "-m", "deploy.cli"),
     "redis": (),
     "prom/prometheus": ("prometheus",),
 }
 """What each image starts its command with (redis: the command names the server)."""
 HERE = ("0.0.0.0", "127.0.0.1", "localhost")
 """Hosts by which a container means itself."""
-SECONDS = 120.0
+SECONDS = 600.0
 """A bound that only keeps a broken test from hanging."""
+
+
+@contextmanager
+def composition_of(services: Mapping[str, Mapping[str, Any]]) -> Iterator["Composition"]:
+    """Services to start, in a new folder and with secrets of their own; ends those that run."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's folders are too deep for sockets
+        secrets = Path(folder) / "secrets"
+        subprocess.run(
+            [REPOSITORY / "deploy" / "make-secrets"],
+            env={"PATH": "/usr/bin:/bin", "COUNTERHINT_SECRETS": str(secrets)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        composition = Composition(services, Path(folder), secrets)
+        try:
+            yield composition
+        finally:
+            composition.down()
 
 
 class Composition:
@@ -61,8 +82,8 @@ class Composition:
                 self._named.update(dict.fromkeys((network or {}).get("aliases", []), name))
         (folder / "runs").mkdir()
         (folder / "recipes").symlink_to(REPOSITORY / "recipes")
-        queue = secrets / "queue.yaml"
-        queue.write_text(self.local("services", queue.read_text()))
+        queue = secrets / "queue.yaml"  # it names the address of Redis
+        queue.write_text(self._addresses("services", queue.read_text()))
 
     def port(self, service: str, port: str) -> int:
         """The port of this machine that stands for a container's."""
@@ -74,7 +95,15 @@ class Composition:
         return self._ports[key]
 
     def local(self, service: str, text: str) -> str:
-        """A word of a service's command, health check or files, as it is on this machine."""
+        """A word of a service's command, health check or variables, as it is on this machine."""
+        text = text.replace("/run/secrets/", f"{self.secrets}/")
+        for volume in self._services[service].get("volumes", []):
+            source, target = self._mount(service, volume)
+            text = re.sub(rf"(?<![\w/]){re.escape(target)}(?=/|$)", str(source), text)
+        return self._addresses(service, text)
+
+    def _addresses(self, service: str, text: str) -> str:
+        """Words with the addresses of this machine."""
 
         def address(match: re.Match[str]) -> str:
             host = service if match["host"] in HERE else self._named.get(match["host"])
@@ -82,25 +111,25 @@ class Composition:
                 return match[0]
             return f"127.0.0.1:{self.port(host, match['port'])}"
 
-        text = text.replace("/run/secrets/", f"{self.secrets}/")
-        for volume in self._services[service].get("volumes", []):
-            source, target = self._mount(volume)
-            text = re.sub(rf"(?<![\w/]){re.escape(target)}(?=/|$)", str(source), text)
         text = re.sub(r"(?P<host>[a-z][a-z-]*|\d+(?:\.\d+){3}):(?P<port>\d{4,5})\b", address, text)
         if service == "redis":  # its port stands alone
             text = re.sub(r"(?<!:)\b6379\b", str(self.port("redis", "6379")), text)
         return text
 
-    def _mount(self, volume: str | Mapping[str, Any]) -> tuple[Path, str]:
+    def _mount(self, service: str, volume: str | Mapping[str, Any]) -> tuple[Path, str]:
         """Where a volume or bind lies here, and in the container."""
         if isinstance(volume, str):
             source, target = volume.split(":")[:2]
         else:
             source, target = volume["source"], volume["target"]
-        if source.startswith("."):
-            return REPOSITORY / source, target
         if target == "/counterhint/runs":
             return self.folder / "runs", target
+        if (REPOSITORY / source).is_file():
+            copy = self.folder / f"{service}-{Path(source).name}"
+            copy.write_text(self._addresses(service, (REPOSITORY / source).read_text()))
+            return copy, target
+        if source.startswith("."):
+            return REPOSITORY / source, target
         folder = self.folder / f"volume-{source}"
         folder.mkdir(exist_ok=True)
         return folder, target
@@ -114,13 +143,15 @@ class Composition:
 
     def environment(self, name: str) -> dict[str, str]:
         """A service's variables, and of this machine's only what starts programs."""
-        programs = f"{Path(sys.executable).parent}:{find_redis_server().parent}:{os.environ['PATH']}"
+        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        if name == "redis":
+            programs = f"{find_redis_server().parent}:{programs}"
         given = self._services[name].get("environment", {})
         return {
             "PATH": programs,
             "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
-            **{key: self.local(name, value) for key, value in given.items() if value},
+            **{key: self.local(name, value) for key, value in given.items()},
         }
 
     def up(self, name: str) -> None:
@@ -155,7 +186,9 @@ class Composition:
 
     def is_healthy(self, name: str) -> bool:
         """What a service's health check says."""
-        kind, *words = (self.local(name, word) for word in self._services[name]["healthcheck"]["test"])
+        kind, *words = (
+            self.local(name, word) for word in self._services[name]["healthcheck"]["test"]
+        )
         command = words if kind == "CMD" else ["/bin/sh", "-c", *words]
         checked = subprocess.run(
             command, cwd=self.folder, env=self.environment(name), capture_output=True, timeout=60
