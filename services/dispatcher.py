@@ -303,8 +303,10 @@ class Dispatcher:
         seconds = min(self._queue.settings.lease_seconds / HEARTBEATS_PER_LEASE, LONGEST_HEARTBEAT)
         while True:
             try:
-                for lost in await self._queue.heartbeat(list(self._claims.values())):
-                    log.warning("job %s: lease lost", lost)
+                lost = await self._queue.heartbeat(list(self._claims.values()))
+                for claim in self._claims.values():  # without those that were settled meanwhile
+                    if claim.id in lost:
+                        log.warning("job %s: lease lost", claim.id)
                 reaped = await self._queue.reap()
                 metrics.RETRIES.labels(LEASE_LOST).inc(reaped.redelivered)
                 metrics.DEAD_LETTERS.labels(LEASE_LOST).inc(reaped.dead)
