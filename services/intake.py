@@ -20,6 +20,9 @@ from counterhint.request_context import (
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from services.submission import Submissions
 
+UNTAKEN_BYTES = 16 * 1024 * 1024
+"""Replies of one stream that wait here until the client takes them; more wait in the queue."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -68,25 +71,46 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
         """Queues the jobs of a stream; replies as they finish."""
         slots = asyncio.Semaphore(self._stream_jobs)
         writing = asyncio.Lock()
+        held = 0
+
+        async def write(reply: scoring_pb2.ScoreStreamResponse) -> None:
+            with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
+                await context.write(reply)
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
-            reply = scoring_pb2.ScoreStreamResponse(id=id_to_answer(request))
-            try:
-                trace = accept_message(request.trace)
-                timeout = timeout_of(request)
-                response = await self._score(request.job, timeout, trace, context)
-                reply.response.CopyFrom(response)
-            except CounterhintError as error:
-                reply.failure.CopyFrom(failure_to_message(error))
-            async with writing:
-                with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
-                    await context.write(reply)
+            nonlocal held
+            reply = await self._reply(request, context)
+            size = reply.ByteSize()
+            if held and held + size > UNTAKEN_BYTES and reply.HasField("response"):
+                request.job.id = reply.id
+                del reply  # the queue keeps it until it can be written
+                async with writing:
+                    await write(await self._reply(request, context))
+            else:
+                held += size
+                async with writing:
+                    await write(reply)
+                held -= size
             slots.release()
 
         async with asyncio.TaskGroup() as answers:
             async for request in requests:
                 await slots.acquire()
                 answers.create_task(answer(request))
+
+    async def _reply(
+        self, request: scoring_pb2.ScoreStreamRequest, context: Context
+    ) -> scoring_pb2.ScoreStreamResponse:
+        """What one job of a stream ends with."""
+        reply = scoring_pb2.ScoreStreamResponse(id=id_to_answer(request))
+        try:
+            trace = accept_message(request.trace)
+            timeout = timeout_of(request)
+            response = await self._score(request.job, timeout, trace, context)
+            reply.response.CopyFrom(response)
+        except CounterhintError as error:
+            reply.failure.CopyFrom(failure_to_message(error))
+        return reply
 
     async def _score(
         self,
