@@ -14,6 +14,7 @@ from counterhint.channel import SERVER_OPTIONS
 from counterhint.errors import CounterhintError, error_to_status, failure_to_message
 from counterhint.jobs import ScoringJob, ScoringResult, TeacherInfo
 from counterhint.messages import job_from_message, result_to_message, teacher_to_message
+from counterhint.request_context import TraceContext, accept_message, accept_metadata
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from tests.counterhint.examples import TEACHER, make_result
 
@@ -34,6 +35,8 @@ class ScriptedService(scoring_pb2_grpc.ScoringServiceServicer):
     """Ids of the jobs in the order in which they came."""
     timeouts: list[float] = field(default_factory=list)
     """Seconds that the client gave each of them."""
+    traces: list[TraceContext] = field(default_factory=list)
+    """What followed each of them."""
 
     async def GetTeacher(  # noqa: N802
         self, request: scoring_pb2.GetTeacherRequest, context: Any
@@ -45,6 +48,7 @@ class ScriptedService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreResponse:
         self.seen.append(request.id)
         self.timeouts.append(context.time_remaining())
+        self.traces.append(accept_metadata(context.invocation_metadata()))
         try:
             return result_to_message(await self.answer(job_from_message(request)))
         except CounterhintError as error:
@@ -59,6 +63,7 @@ class ScriptedService(scoring_pb2_grpc.ScoringServiceServicer):
         async def reply(request: scoring_pb2.ScoreStreamRequest) -> None:
             self.seen.append(request.job.id)
             self.timeouts.append(request.timeout_seconds)
+            self.traces.append(accept_message(request.trace))
             message = scoring_pb2.ScoreStreamResponse(id=request.job.id)
             try:
                 result = await self.answer(job_from_message(request.job))

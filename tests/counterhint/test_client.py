@@ -22,6 +22,7 @@ from counterhint.errors import (
 )
 from counterhint.jobs import ScoringJob, ScoringResult
 from counterhint.messages import result_to_message
+from counterhint.request_context import TraceContext, working_for
 from counterhint.v1 import scoring_pb2
 from tests.counterhint.examples import TEACHER, make_job, make_result
 from tests.counterhint.scripted_server import (
@@ -77,6 +78,37 @@ def test_it_tries_again_while_nobody_can_score(tmp_path: Path) -> None:
     _, retries = score_once(service, tmp_path / "s")
     assert service.seen == ["job"] * 3
     assert [error.reason for error in retries] == ["ENGINE_DOWN"] * 2
+
+
+def test_all_tries_of_a_call_have_one_request_id_and_each_call_its_own(tmp_path: Path) -> None:
+    closed = Unavailable("not now", reason="DRAINING", retry_after=0.01)
+    service = ScriptedService(fails_first(closed, closed))
+    score_once(service, tmp_path / "s")
+    score_once(service, tmp_path / "t")
+    *tries, other = [trace.request_id for trace in service.traces]
+    assert len(tries) == 3
+    assert len(set(tries)) == 1
+    assert other not in tries
+
+
+def test_a_caller_s_own_request_id_goes_with_its_jobs(tmp_path: Path) -> None:
+    given = TraceContext("mine", f"00-{'1' * 32}-{'2' * 16}-01")
+    service = ScriptedService()
+
+    async def jobs() -> AsyncIterator[ScoringJob]:
+        yield make_job("streamed")
+
+    async def run() -> None:
+        async with (
+            serving(service, tmp_path / "s") as address,
+            AsyncScoringClient(address) as client,
+        ):
+            with working_for("", "", given):
+                await client.score(make_job("called"))
+                assert [id async for id, _ in client.score_stream(jobs())] == ["streamed"]
+
+    asyncio.run(run())
+    assert service.traces == [given, given]
 
 
 def test_it_waits_for_a_server_that_comes_up_later(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 "student": {"model": str(model), "device": "cpu"},
                 "rollouts": {"prompts_per_step": 2, "group_size": 2, "max_new_tokens": 8},
                 "method": {"kind": "opd"},
-                "scoring": {"address": sockets["services"]},
+                "scoring": {"address": sockets["services"], "connect_timeout": 200},
                 "evaluation": {"problems": 2},
                 "stop_after_unmixed_steps": MANY_STEPS,
                 "monitors": {"prometheus": {"listen": "127.0.0.1:0"}, "tensorboard": False},

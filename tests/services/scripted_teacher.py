@@ -23,6 +23,7 @@ from counterhint.channel import SERVER_OPTIONS
 from counterhint.errors import CounterhintError, EngineFailure, Overloaded, failure_to_message
 from counterhint.jobs import Cost, Scores, ScoringJob, ScoringResult, TeacherInfo, pairs_array
 from counterhint.messages import job_from_message, result_to_message, teacher_to_message
+from counterhint.request_context import TraceContext, accept_message
 from counterhint.tensors import TokenIds
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 
@@ -65,6 +66,8 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
         self.most_under_way = 0
         self.jobs: list[ScoringJob] = []
         """What `received` lists, in full."""
+        self.traces: dict[str, TraceContext] = {}
+        """What came beside the jobs of streams, by their ids."""
         self.reads: Callable[[TokenIds], int] = lambda context: 0
         """How many tokens of a context that it reads are in its prefix cache."""
         self.open = asyncio.Event()
@@ -83,6 +86,7 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
 
         async def answer(request: scoring_pb2.ScoreStreamRequest) -> None:
             reply = scoring_pb2.ScoreStreamResponse(id=request.job.id)
+            self.traces[request.job.id] = accept_message(request.trace)
             try:
                 reply.response.CopyFrom(await self._score(request.job))
             except CounterhintError as error:

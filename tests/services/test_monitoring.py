@@ -10,11 +10,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
+from counterhint.authentication import Authentication
 from counterhint.client import AsyncScoringClient
 from counterhint.command_line import run_command
-from counterhint.errors import EngineFailure
+from counterhint.errors import EngineFailure, JobDeadLettered, Unauthenticated
+from counterhint.tokens import TokenFile
 from services.cli import Run
 from services.metrics import MAX_RUNS, QueueFigures
 from services.queue.records import RunStats
@@ -48,7 +51,17 @@ def test_services_tell_what_they_have_done(tmp_path: Path):
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "services", "run", "intake", "dispatcher", *arguments], stderr=file
+            [
+                sys.executable,
+                "-m",
+                "deploy.cli",
+                "services",
+                "run",
+                "intake",
+                "dispatcher",
+                *arguments,
+            ],
+            stderr=file,
         )
 
     def told() -> re.Match[str] | None:
@@ -60,16 +73,25 @@ def test_services_tell_what_they_have_done(tmp_path: Path):
             async with AsyncScoringClient(intake) as client:
                 await client.score(make_job("a"))
                 await client.score(make_job("b"))
+                await client.score(make_job("busy"))
                 with pytest.raises(EngineFailure):
                     await client.score(make_job("nan"))
+                with pytest.raises(JobDeadLettered):
+                    await client.score(make_job("broken"))
             await asyncio.to_thread(
                 wait_until, lambda: samples(url).get("queue_ended_total run failed") == 1
             )
+            await asyncio.to_thread(wait_until, lambda: samples(url).get("queue_jobs run dead"))
             found = samples(url)
-        assert found["intake_answers_total OK"] == found["intake_answer_seconds_count"] == 2
-        assert found["intake_wait_seconds_count"] == found["queue_ended_total run done"] == 2
+        assert found["intake_answers_total OK"] == found["intake_answer_seconds_count"] == 3
+        assert found["intake_wait_seconds_count"] == found["queue_ended_total run done"] == 3
         assert found["intake_answers_total NOT_FINITE"] == 1
-        assert found["dispatcher_service_seconds_count"] == 2
+        assert found["dispatcher_service_seconds_count"] == 3
+        assert found["dispatcher_retries_total TEACHER_BUSY"] == 1
+        assert found["dispatcher_retries_total ENGINE_FAILED"] == 2
+        assert found["dispatcher_dead_letters_total ENGINE_FAILED"] == 1
+        assert "dispatcher_failures_total ENGINE_FAILED" not in found
+        assert found["dispatcher_lost_leases_total"] == found["queue_oldest_seconds run"] == 0
         assert found["dispatcher_failures_total NOT_FINITE"] == 1
         assert found[f"dispatcher_in_flight {teacher}"] == 0
         assert found["queue_tokens_naive_total run"] > found["queue_tokens_cached_total run"] == 0
@@ -105,3 +127,19 @@ def test_plain_text_stays_on_this_machine(capsys):
     arguments = ["--teachers", "127.0.0.1:1", "--metrics-listen", "0.0.0.0:9092"]
     assert run_command(Run, "counterhint services run", arguments) == 2
     assert "--metrics-listen 0.0.0.0:9092 would carry plaintext" in capsys.readouterr().err
+
+
+def test_calls_without_a_known_token_are_counted(tmp_path: Path):
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text("{}")
+    authentication = Authentication(TokenFile(tokens))
+
+    def refused(reason: str) -> float:
+        labels = {"reason": reason}
+        return REGISTRY.get_sample_value("counterhint_refused_calls_total", labels) or 0
+
+    before = [refused("NO_TOKEN"), refused("UNKNOWN_TOKEN")]
+    for headers in ([], [("authorization", "Bearer chint_x")], [("authorization", "Basic x")]):
+        with pytest.raises(Unauthenticated):
+            authentication.identify(headers)
+    assert [refused("NO_TOKEN"), refused("UNKNOWN_TOKEN")] == [before[0] + 1, before[1] + 2]
