@@ -14,10 +14,10 @@ const byId = (id) => document.getElementById(id);
 const SETTLED_MS = 300;
 
 const view = new TokenView(byId("token-view"), keepAddress);
-const form = new ScoreForm(byId("source-score"));
+const form = new ScoreForm(byId("score-form"));
 const bearer = () => byId("bearer").value;
 const picker = new RunPicker(
-  byId("source-runs"),
+  byId("runs-form"),
   bearer,
   (reply, source) => show(reply, source, { response: source.rollout }),
   tell,
@@ -148,12 +148,12 @@ async function listRuns() {
 }
 
 makeTabs(document.querySelector('[role="tablist"]'));
-byId("source-score").addEventListener("submit", (event) => {
+byId("score-form").addEventListener("submit", (event) => {
   event.preventDefault();
   runScore();
 });
 byId("cancel").addEventListener("click", () => calling?.abort());
-byId("source-paste").addEventListener("submit", (event) => {
+byId("paste-form").addEventListener("submit", (event) => {
   event.preventDefault();
   showPasted(byId("pasted").value);
 });

@@ -31,8 +31,10 @@ export class TokenCard {
    * @param {Object} response of a score reply.
    * @param {number} index of the token.
    * @param {Element} token the element to stand beside.
+   * @param {boolean} pinned whether the card can be pointed at; else the text under it can.
    */
-  show(response, index, token) {
+  show(response, index, token, pinned) {
+    this.element.classList.toggle("pinned", pinned);
     this.element.replaceChildren(
       heading(response, index),
       signals(response, index),

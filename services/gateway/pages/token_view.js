@@ -101,7 +101,7 @@ export class TokenView {
       onEscape: () => this.card.hide(),
     });
     const meaning = element("small");
-    const heading = element("h3", {}, title, " ", meaning);
+    const heading = element("h2", {}, title, " ", meaning);
     const scaleBar = element("div", { class: "scale" });
     const absent = element("p", { class: "absent", hidden: true }, SIGNALS[name].absent);
     const frame = element("article", {}, heading, scaleBar, absent, panel.element);
@@ -132,7 +132,7 @@ export class TokenView {
     const [{ panel }] = this.panels;
     for (const one of this.panels) one.panel.mark(index);
     panel.reveal(panel.token(index));
-    this.card.show(this.response, index, panel.token(index));
+    this.card.show(this.response, index, panel.token(index), true);
   }
 
   #scales() {
@@ -197,11 +197,11 @@ export class TokenView {
       const name = `${index + 1} of ${responses.length}: ${(response.text ?? "").trim().slice(0, 60)}`;
       return element("option", { value: index, selected: index === this.settings.response }, name);
     });
-    const select = element("select", { id: "response-choice" }, ...options);
+    const select = element("select", {}, ...options);
     select.addEventListener("change", () => {
       this.#set({ response: Number(select.value), token: null });
       this.#showResponse();
-      document.getElementById("response-choice").focus();
+      this.head.querySelector("select").focus();
     });
     return [element("label", { class: "field" }, "Response", select)];
   }
@@ -238,11 +238,11 @@ export class TokenView {
 
   #point(index, token, focused) {
     for (const { panel } of this.panels) panel.mark(index);
-    this.card.show(this.response, index, token);
+    this.card.show(this.response, index, token, focused);
     if (focused) this.#set({ token: index });
   }
 
-  /** The card stays while the pointer is over it, or the focus in a panel. */
+  /** The card stays for the token that has the focus, and while it is itself pointed at. */
   #leave(how) {
     clearTimeout(this.leaving);
     this.leaving = setTimeout(() => {
@@ -251,7 +251,7 @@ export class TokenView {
       if (kept) return;
       if (how === "pointer" && focused) {
         const token = document.activeElement;
-        if (this.card.shown && token.dataset.index) this.#point(Number(token.dataset.index), token, false);
+        if (this.card.shown && token.dataset.index) this.#point(Number(token.dataset.index), token, true);
       } else if (!focused && !this.panels.some(({ panel }) => panel.element.matches(":hover"))) {
         this.card.hide();
       }

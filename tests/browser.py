@@ -1,0 +1,45 @@
+"""Headless Chromium for the tests of pages."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser; skips the test where Chromium is not installed.
+
+    While it is open, the thread has a running event loop: a fixture that opens it must end before
+    tests that call `asyncio.run`.
+    """
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("Chromium is not installed: make setup-browser")
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=as_root)
+        yield browser
+        browser.close()
+
+
+class Watch:
+    """What a page does that none may do: it fails, breaks its policy, or asks another host."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("request", lambda request: self._request(request.url, origin))
+
+    def _console(self, kind: str, text: str) -> None:
+        # A refused request is an error to the console, and none to a page that tells it.
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+            self.faults.append(text)
+
+    def _request(self, url: str, origin: str) -> None:
+        if not url.startswith((f"{origin}/", "data:", "blob:")):
+            self.faults.append(f"request of {url}")

@@ -1,0 +1,42 @@
+"""A gateway on a port of its own, in a thread: the browser's driver has the test's thread."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from services.gateway.server import serve_gateway
+from services.queue.memory import MemoryQueue
+from tests.services.dispatching import dispatching
+
+
+@contextmanager
+def served_gateway(teachers: Sequence[str] = (), **options: Any) -> Iterator[str]:
+    """Serves a gateway with a queue in memory; gives its URL.
+
+    Args:
+        teachers: addresses to which a dispatcher takes the jobs; none leaves them queued.
+        options: of `serve_gateway`.
+    """
+    ready, urls = threading.Event(), []
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        queue = MemoryQueue()
+        async with serve_gateway(queue, "127.0.0.1:0", **options) as url:
+            urls.append(url)
+            async with dispatching(queue, teachers) if teachers else nullcontext():
+                ready.set()
+                await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(60), "the gateway did not start"
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
