@@ -1,4 +1,4 @@
-"""Hours of several runs' traffic through real processes, without the pauses between steps."""
+"""Hours of several runs' traffic through real processes, with shorter pauses between steps."""
 
 import asyncio
 import signal
@@ -54,6 +54,9 @@ class Plan:
     """Trainers, each its own process and run."""
     hours: float
     """Of traffic for each, see `traffic`."""
+    step_seconds: float
+    """Between the beginnings of two steps, instead of 30 s; steps that take longer are not made up
+    for, so that nothing ever has more to hold than at this pace."""
     sample_seconds: float = 1.0
     """Between two samples of all processes."""
 
@@ -98,7 +101,7 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
         with ScoringClient(site.intake) as client:
             client.get_teacher(timeout=60.0)
         orders = [
-            Orders(run, site.intake, plan.jobs, str(weights), str(samples))
+            Orders(run, site.intake, plan.jobs, plan.step_seconds, str(weights), str(samples))
             for run in range(plan.runs)
         ]
         servers = {"services": services.process.pid, "teacher": teacher.process.pid}

@@ -15,7 +15,7 @@ from tests.load.traffic import (
     takes_snapshots,
 )
 
-PLAN = Plan(runs=4, hours=0.1, sample_seconds=0.1)
+PLAN = Plan(runs=4, hours=0.1, step_seconds=0.0, sample_seconds=0.1)
 """Twelve steps of each run: every kind of job, and one refresh of the weights."""
 
 

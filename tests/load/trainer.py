@@ -1,6 +1,6 @@
 """One run of the soak as a process: `python -m tests.load.trainer '{"run": 0, …}'`.
 
-It sends the jobs of a step, waits for all of them, checks what came and sends the next step's. Each
+It sends the jobs of a step, waits for all of them, checks what came and begins the next step. Each
 line that it prints is a JSON object: `connected`, after which it waits for a line; `cancel` with a
 job's id; `step` with the number of jobs that have ended; `sent`, the last one, after which it stays
 as it is until its standard input is closed.
@@ -48,6 +48,8 @@ class Orders:
     """The intake's."""
     jobs: int
     """How many to send."""
+    step_seconds: float
+    """The least between the beginnings of two steps."""
     weights: str
     """Folder of the snapshots."""
     samples: str
@@ -100,8 +102,10 @@ class Trainer:
     def work(self) -> None:
         """Sends all steps, one after another."""
         for first in range(0, self._orders.jobs, GROUPS_PER_STEP):
+            begun = time.monotonic()
             self._step(range(first, min(first + GROUPS_PER_STEP, self._orders.jobs)))
             tell(step=self.sent.jobs)
+            time.sleep(max(0.0, begun + self._orders.step_seconds - time.monotonic()))
         results = self._seconds[: self.sent.ends["result"]]
         if len(results):
             self.sent.p50_seconds, self.sent.p95_seconds = np.quantile(
