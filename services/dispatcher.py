@@ -157,8 +157,13 @@ class Dispatcher:
                 continue
             if claim is None:
                 continue
-            self._claims[claim.id, claim.attempt] = claim
-            task = await self._deliver(claim, tasks)
+            if (claim.id, claim.attempt) in self._claims:
+                # Redis crashed and forgot that we hold it. Given back, it gets an attempt number by
+                # which the two can be told apart.
+                task = tasks.create_task(self._settle(self._queue.release, claim))
+            else:
+                self._claims[claim.id, claim.attempt] = claim
+                task = await self._deliver(claim, tasks)
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
 
@@ -266,7 +271,7 @@ class Dispatcher:
                 if not kept:
                     metrics.LOST_LEASES.inc()
                     log.warning("job %s: lease lost, what came of it is discarded", claim.id)
-                del self._claims[claim.id, claim.attempt]
+                self._claims.pop((claim.id, claim.attempt), None)
                 self._changed.set()
                 return
 

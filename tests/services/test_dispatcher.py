@@ -63,6 +63,29 @@ def test_jobs_reach_the_teacher_and_its_bytes_the_queue(address: str) -> None:
     asyncio.run(run())
 
 
+def test_a_queue_that_forgot_a_claim_and_gives_the_job_again(address: str) -> None:
+    async def run() -> None:
+        async with (
+            MemoryQueue() as queue,
+            serving(ScriptedTeacher(), address) as teacher,
+            dispatching(queue, [address]) as dispatcher,
+        ):
+            teacher.open.clear()
+            await submit(queue, "a", "b")
+            await until(lambda: teacher.under_way == 2)
+            forgotten = queue._jobs["a"]  # as after a crash of Redis with `everysec`
+            queue._put_back(forgotten)
+            forgotten.attempt -= 1
+            await until(lambda: forgotten.attempt == 2)
+            teacher.open.set()
+            for name in "ab":
+                assert (await ended(queue, name)).state is JobState.DONE
+            await until(lambda: not dispatcher._claims)
+            assert (await queue.job("a")).attempt == 2
+
+    asyncio.run(run())
+
+
 def test_a_teacher_never_holds_more_than_its_bounds(address: str) -> None:
     async def run() -> None:
         async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
