@@ -20,6 +20,8 @@ _FOLDER = Path(__file__).with_name("pages")
 _FOREVER = "public, max-age=31536000, immutable"
 _STATIC = "{{static}}"
 """Stands in the pages for the relative address of the static files."""
+_ROOT = "{{root}}"
+"""Stands in the pages for the relative address of the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,21 @@ def page_router(folder: Path = _FOLDER) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     files = _static_files(folder)
     version = _version(files)
-    index = _page(folder / "index.html", f"static/{version}")
+    index = _page(folder / "index.html", version)
+    runs = _page(folder / "runs.html", version)
+    run = _page(folder / "run.html", version, root="../")
 
     @router.get("/")
     async def token_view(request: Request) -> Response:
         return _answer(request, index, "no-cache")
+
+    @router.get("/runs")
+    async def runs_page(request: Request) -> Response:
+        return _answer(request, runs, "no-cache")
+
+    @router.get("/runs/{name}")
+    async def run_page(request: Request, name: str) -> Response:  # the script reads the address
+        return _answer(request, run, "no-cache")
 
     @router.get("/static/{asked}/{name}")
     async def static_file(request: Request, asked: str, name: str) -> Response:
@@ -66,9 +78,9 @@ def _version(files: dict[str, StaticFile]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _page(path: Path, static: str) -> StaticFile:
-    text = path.read_text(encoding="utf-8").replace(_STATIC, static)
-    return _file(text.encode(), HTMLResponse.media_type)
+def _page(path: Path, version: str, root: str = "") -> StaticFile:
+    text = path.read_text(encoding="utf-8").replace(_STATIC, f"{root}static/{version}")
+    return _file(text.replace(_ROOT, root).encode(), HTMLResponse.media_type)
 
 
 def _file(content: bytes, media_type: str) -> StaticFile:

@@ -1,5 +1,8 @@
 /** The gateway's API as the page calls it. Addresses are relative: it works below any path. */
 
+/** The gateway's own address, as the page sees it: "" or "../". */
+export const root = document.documentElement.dataset.root ?? "";
+
 /** What the gateway refused, in words for the reader. */
 export class ApiError extends Error {}
 
@@ -31,7 +34,7 @@ async function call(path, bearer, options) {
   if (bearer) headers.Authorization = `Bearer ${bearer}`;
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers });
+    answer = await fetch(root + path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(`The gateway at ${location.host} does not answer: ${error.message}`);

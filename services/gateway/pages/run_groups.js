@@ -1,0 +1,99 @@
+/** The groups of a run's last steps: problem, verdicts and hints, each rollout in the token view. */
+
+import { element } from "./elements.js";
+import { number, signed } from "./numbers.js";
+import { TokenView } from "./token_view.js";
+
+export class RunGroups {
+  /** @param {Element} root is filled with the groups and, below them, the token view. */
+  constructor(root) {
+    this.list = element("div", { class: "groups" });
+    this.hints = element("div", { class: "hints" });
+    this.tokens = element("div");
+    this.view = new TokenView(this.tokens);
+    root.classList.add("run-groups");
+    root.replaceChildren(this.list, element("div", {}, this.hints, this.tokens));
+  }
+
+  /**
+   * Shows rollouts; the one that was picked stays picked while it is among them.
+   *
+   * @param {Object} reply of `GET /v1/runs/{run}/rollouts`.
+   */
+  show(reply) {
+    const content = JSON.stringify(reply);
+    if (content === this.content) return;
+    this.content = content;
+    this.reply = reply;
+    const { responses } = reply;
+    if (!responses.length) {
+      this.list.replaceChildren(element("p", {}, "No rollouts yet."));
+      return;
+    }
+    const groups = new Map();
+    for (const response of [...responses].reverse()) {
+      const key = JSON.stringify([response.step, response.problem_id]);
+      groups.set(key, [response, ...(groups.get(key) ?? [])]);
+    }
+    this.list.replaceChildren(...[...groups.values()].map((group) => this.#group(group)));
+    const kept = responses.findIndex((response) => this.picked && same(response, this.picked));
+    this.#pick(kept < 0 ? responses.findLastIndex(({ tokens }) => tokens.e_ctr) : kept, kept >= 0);
+  }
+
+  #group(group) {
+    const [first] = group;
+    const title = first.problem_id ?? "a problem";
+    return element(
+      "article",
+      { class: "group" },
+      element("h3", {}, title, element("small", {}, `step ${number(first.step, 9)}`)),
+      element("p", { class: "problem", dir: "auto" }, first.problem ?? ""),
+      element("ul", { class: "rollouts" }, ...group.map((rollout) => this.#button(rollout))),
+    );
+  }
+
+  #button(rollout) {
+    const { correct, response_answer: answer, advantage, tokens, index } = rollout;
+    const verdict = correct ? "right" : "wrong";
+    const button = element(
+      "button",
+      { type: "button", "aria-pressed": "false", "data-rollout": index },
+      element("span", { class: "verdict" }, `${correct ? "✓" : "✗"} ${verdict}`),
+      element("bdi", {}, answer === null || answer === undefined ? "no answer" : String(answer)),
+      element("small", {}, `${number(tokens.id.length, 9)} tokens, advantage ${signed(advantage, 3)}`),
+    );
+    button.addEventListener("click", () => this.#pick(index));
+    return element("li", {}, button);
+  }
+
+  #pick(index, quietly = false) {
+    const place = Math.max(index, 0);
+    const rollout = this.reply.responses[place];
+    const unchanged = quietly && this.picked && same(rollout, this.picked);
+    this.picked = rollout;
+    for (const button of this.list.querySelectorAll("[data-rollout]")) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.rollout) === place));
+    }
+    if (unchanged) return; // the reader may be in the midst of it
+    this.hints.replaceChildren(
+      ...Object.entries(rollout.hints ?? {}).map(([name, text]) =>
+        element(
+          "details",
+          {},
+          element("summary", {}, `Hint: ${name}`),
+          element("pre", { dir: "auto" }, text),
+        ),
+      ),
+    );
+    this.view.show(this.reply, { response: place });
+  }
+}
+
+function same(one, other) {
+  return (
+    one.step === other.step &&
+    one.problem_id === other.problem_id &&
+    one.text === other.text &&
+    one.advantage === other.advantage
+  );
+}
