@@ -77,7 +77,7 @@ class Child:
             self.send(signal.SIGCONT)
 
     def wait(self) -> int:
-        return self.process.wait(timeout=60.0)
+        return self.process.wait(timeout=180.0)
 
     def kill(self) -> None:
         """SIGKILL: it ends without a word, also one that stands still."""
@@ -101,7 +101,7 @@ class Child:
             assert not self.ended, self.said
             return False
 
-        wait_until(there)
+        wait_until(there, seconds=120.0)
         return self.said.partition(text)[2].partition("\n")[0].strip()
 
     @property

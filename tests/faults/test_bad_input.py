@@ -132,8 +132,10 @@ def test_a_message_too_large_is_refused_with_the_limit(
     request = job_to_message(make_job("large", tokens=tokens, fingerprint=fingerprint))
     for address in (site.intake, teacher.address):
         # A client of ours would not send it.
-        with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
-            with pytest.raises(grpc.RpcError) as refusal:
-                scoring_pb2_grpc.ScoringServiceStub(channel).Score(request, timeout=60.0)
+        with (
+            grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel,
+            pytest.raises(grpc.RpcError) as refusal,
+        ):
+            scoring_pb2_grpc.ScoringServiceStub(channel).Score(request, timeout=60.0)
         assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(MAX_MESSAGE_BYTES) in refusal.value.details()

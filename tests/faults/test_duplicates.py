@@ -5,7 +5,6 @@ import sys
 
 from services.queue.records import JobState
 from tests.faults.site import Child, Site, Teacher
-from tests.processes import wait_until
 
 
 def client(site: Site, tokens: int) -> Child:

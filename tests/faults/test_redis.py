@@ -1,6 +1,5 @@
 """Redis killed, emptied and full: what was accepted stays, or its clients send it again."""
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
@@ -9,11 +8,11 @@ import pytest
 import redis
 
 from counterhint.errors import Overloaded
+from counterhint.messages import job_to_message
 from services.queue.records import JobState
 from tests.faults.site import Child, Site, Teacher, is_ready, one_call
 from tests.processes import wait_until
 from tests.services.scripted_teacher import make_job
-from counterhint.messages import job_to_message
 
 NAMES = [f"job {number}" for number in range(6)]
 
@@ -93,7 +92,7 @@ def test_a_full_redis_takes_no_jobs_until_it_has_room_by_itself(
     site: Site, teacher: Teacher, fingerprint: str, full: Callable
 ) -> None:
     site.redis.kill()
-    # Without SIGXFSZ, which Python ignores, a write beyond the limit is an error, as on a full disk.
+    # SIGXFSZ stays ignored, as Python has it, so that a write beyond the limit is an error.
     server = site.start(*site.redis.command, restore_signals=False)
     site.redis.wait_until_ready()
     site.services(teacher=teacher.address)

@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from counterhint.command_line import EXIT_ENGINE_DEAD
 from counterhint.errors import EngineFailure, JobDeadLettered
 from services.queue.records import JobState
-from tests.faults.site import COUNTERHINT, Child, Site, Teacher, is_ready
+from tests.faults.site import COUNTERHINT, Site, Teacher, is_ready
 from tests.processes import wait_until
 from tests.services.scripted_teacher import make_job
 from tests.teacher_server.test_weights import named
-
 
 
 class Supervisor:

@@ -34,9 +34,7 @@ def test_the_job_of_a_killed_worker_is_taken_over(
         worker(site, teacher)
         result = call.result()
     with teacher.client() as direct:
-        np.testing.assert_array_equal(
-            result.scores.sampled, direct.score(job).scores.sampled
-        )
+        np.testing.assert_array_equal(result.scores.sampled, direct.score(job).scores.sampled)
     assert site.job("a").attempt == 2
     assert site.run_stats().done == 1
 
