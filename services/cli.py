@@ -28,7 +28,7 @@ from services.monitoring import monitored
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import QueueSettings
-from services.redis_url import open_redis
+from services.redis_url import open_redis, without_password
 from services.server import serve_intake
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,8 @@ class BenchQueue(Command):
                 bench_queue(self.redis, self.jobs, self.runs, self.payload_bytes, self.workers)
             )
         except (ValueError, Unavailable) as error:
-            raise InputError(f"--redis {self.redis}: {error}") from error
+            shown = without_password(self.redis or "")
+            raise InputError(f"--redis {shown}: {error}") from error
         if self.json_:
             print(json.dumps(asdict(figures), indent=2))
             return EXIT_DONE

@@ -18,13 +18,13 @@ async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
         await queue.check()
     except (ValueError, Unavailable) as error:
         raise InputError(
-            f"--redis {_without_password(url)}: {error}; start a Redis 6.2 or newer there, or give "
+            f"--redis {without_password(url)}: {error}; start a Redis 6.2 or newer there, or give "
             "the URL of one (redis://host:port/0, unix:///path)"
         ) from error
     return queue
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """A Redis URL for messages and logs."""
     password = urlsplit(url).password
     return url.replace(f":{password}@", ":…@") if password else url

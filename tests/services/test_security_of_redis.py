@@ -64,15 +64,19 @@ def test_a_script_of_the_queue_s_user_reaches_no_other_keys(
         operator.delete("others")
 
 
+@pytest.mark.parametrize("command", [("runs", "ls"), ("bench", "queue")], ids=" ".join)
 def test_wrong_passwords_and_missing_permissions_end_with_one_line_without_the_password(
-    queue_user_url: str, redis_server: LocalRedis, capsys: pytest.CaptureFixture[str]
+    command: tuple[str, str],
+    queue_user_url: str,
+    redis_server: LocalRedis,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as operator:
         rules = [rule for rule in ACL_RULES.read_text().split() if rule != "+evalsha"]
         operator.execute_command("ACL", "SETUSER", "half", "on", ">secret", *rules)
     for user, problem in (("queue:wrong", "invalid username-password"), ("half:secret", "evalsha")):
         url = f"unix://{user}@{redis_server.socket}"
-        assert main(["runs", "ls", "--redis", url]) == 2
+        assert main([*command, "--redis", url]) == 2
         error = capsys.readouterr().err
         assert problem in error
         assert error.count("\n") == 1
