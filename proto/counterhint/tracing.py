@@ -11,7 +11,7 @@ Needs the extra `tracing` when it is on.
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from counterhint.errors import CounterhintError, InputError
@@ -107,10 +107,15 @@ class Span:
         self._span.end()
 
 
-@contextmanager
-def span(name: str, attributes: Attributes | None = None) -> Iterator[Span]:
+def span(name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span]:
     """A span over a block, whose own spans and calls are its children."""
-    opened, failure = Span(name, attributes or {}), None
+    opened = Span(name, attributes or {})
+    return nullcontext(opened) if _tracer is None else _over_block(opened)
+
+
+@contextmanager
+def _over_block(opened: Span) -> Iterator[Span]:
+    failure = None
     try:
         with within_span(opened.traceparent):
             yield opened
