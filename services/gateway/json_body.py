@@ -96,7 +96,7 @@ def parse_strictly(body: bytes, max_depth: int) -> Any:
     if (depth := _depth(body)) > max_depth:
         raise _refusal(f"arrays and objects are nested {depth} deep, at most {max_depth} are taken")
     try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
         if _SURROGATE_ESCAPE.search(body):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -13,6 +13,7 @@ from counterhint.addresses import check_address, stays_here
 from counterhint.errors import InputError
 from counterhint.server_security import ServerSecurity
 from services.gateway.app import make_app
+from services.gateway.http_protocol import TimedHeads
 from services.gateway.run_folders import RunFolders
 from services.gateway.state import Gateway, Limits
 from services.gateway.tls import keep_current, tls_context
@@ -76,7 +77,7 @@ async def serve_gateway(
     context = None if security.tls is None else tls_context(security.tls)
     config = uvicorn.Config(
         make_app(gateway),
-        http="h11",
+        http=TimedHeads,
         ws="none",
         lifespan="off",
         log_config=None,
