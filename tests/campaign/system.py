@@ -7,22 +7,27 @@ as a process of its own would.
 
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 
 from deploy.local.redis import LocalRedis
 from tests.campaign.history import Blow
 from tests.campaign.schedule import Fault, FaultKind, Schedule
 
 LEASE_SECONDS = 1.5
+LONGEST_END = 20.0
+"""Seconds after which a process that was told to end counts as hanging, and is killed."""
 RESTART_SECONDS = 0.1
 """After which a process that ended by itself is started again."""
 WATCH_SECONDS = 0.02
@@ -35,11 +40,20 @@ _processes.set_forkserver_preload(
 )
 
 
+def _tell_where_it_is(number: int, frame: FrameType | None) -> None:
+    """Prints the stack of each task, and of the main thread: what a hanging process waits for."""
+    traceback.print_stack(frame)
+    with suppress(RuntimeError):  # the event loop has ended
+        for task in asyncio.all_tasks():
+            task.print_stack()
+
+
 def _run(words: Sequence[str], log: str) -> None:
     """What a forked process does: the first word names the program."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    signal.signal(signal.SIGUSR1, _tell_where_it_is)
     match words:
         case ["scripted teacher", address]:
             from tests.campaign.teacher import serve
@@ -106,6 +120,7 @@ class System:
         self._running: dict[str, BaseProcess] = {}
         self._ended_by_us: dict[str, float] = {}
         """Processes that a fault ended, and after how many seconds they come back."""
+        self._told_to_end: dict[str, float] = {}
         self._lives = {f"trainer-{number}": 0 for number in range(schedule.trainers)}
 
     def _make_commands(self, model: Path | None) -> dict[str, list[str]]:
@@ -185,6 +200,8 @@ class System:
         while True:
             for name, process in list(self._running.items()):
                 code = process.exitcode
+                if code is None and self.now > self._told_to_end.get(name, math.inf):
+                    await self._end_hanging(name, process)
                 if code is None or (name in self._lives and code == 0):
                     continue
                 pause = self._ended_by_us.pop(name, None)
@@ -197,8 +214,18 @@ class System:
                     self.killed.append(f"{name}.{self._lives[name]}")
                     self._lives[name] += 1
                 await asyncio.sleep(RESTART_SECONDS if pause is None else pause)
+                self._told_to_end.pop(name, None)
                 self._start(name)
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _end_hanging(self, name: str, process: BaseProcess) -> None:
+        """Lets a process that does not end write to its log where it is, and kills it."""
+        assert process.pid is not None
+        del self._told_to_end[name]
+        self.broken.append(f"{name} did not end within {LONGEST_END:g} s of SIGTERM: see its log")
+        os.kill(process.pid, signal.SIGUSR1)
+        await asyncio.sleep(1.0)
+        process.kill()
 
     def _may_end(self, name: str, code: int) -> bool:
         """Whether it is a scripted teacher that a poisonous job ended."""
@@ -225,6 +252,8 @@ class System:
                 os.kill(pid, signal.SIGCONT)
                 return
             self._ended_by_us[fault.target] = fault.seconds
+            if fault.kind is FaultKind.STOP:
+                self._told_to_end[fault.target] = self.now + LONGEST_END
             os.kill(pid, signal.SIGKILL if fault.kind is FaultKind.KILL else signal.SIGTERM)
 
     async def _strike_redis(self, fault: Fault) -> float | None:
