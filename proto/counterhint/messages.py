@@ -174,9 +174,8 @@ def result_to_message(result: ScoringResult) -> scoring_pb2.ScoreResponse:
     Raises:
         EngineFailure: top-k numbers that are no log probs or no token ids.
     """
-    return scoring_pb2.ScoreResponse(
+    message = scoring_pb2.ScoreResponse(
         id=result.job_id,
-        scores=scores_to_message(result.scores),
         weights_revision=result.weights_revision,
         tokenizer_fingerprint=result.tokenizer_fingerprint,
         model_id=result.model_id,
@@ -191,6 +190,8 @@ def result_to_message(result: ScoringResult) -> scoring_pb2.ScoreResponse:
             tokens_cached=result.cost.tokens_cached,
         ),
     )
+    message.scores.CopyFrom(scores_to_message(result.scores))  # the constructor would parse them
+    return message
 
 
 def result_from_message(message: scoring_pb2.ScoreResponse, job: ScoringJob) -> ScoringResult:

@@ -59,9 +59,10 @@ def encode_top_k(ids: TokenIds, log_probs: NDArray[np.float32]) -> scoring_pb2.T
     high_ids = unsigned >> _LOW_BITS
     most_high = int(high_ids.max(initial=0))
     narrowest = next(dtype for dtype in _HIGH_IDS if most_high <= np.iinfo(dtype).max)
-    return scoring_pb2.TopK(
-        words=encode_tensor(words), high_ids=encode_tensor(high_ids.astype(narrowest, copy=False))
-    )
+    message = scoring_pb2.TopK()  # given to the constructor, the arrays would be parsed again
+    message.words.CopyFrom(encode_tensor(words))
+    message.high_ids.CopyFrom(encode_tensor(high_ids.astype(narrowest, copy=False)))
+    return message
 
 
 def decode_top_k(
