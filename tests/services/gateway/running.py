@@ -54,10 +54,16 @@ def with_gateway(use: Use, teachers: Sequence[str] = (), **options: Any) -> None
     asyncio.run(run())
 
 
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Waits for a condition that has no event."""
+    async with asyncio.timeout(60.0):  # keeps a broken test from hanging
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def teacher_known(queue: JobQueue) -> None:
     """Waits until a teacher is connected."""
-    while await queue.teacher() is None:  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0.01)
+    await until(queue.teacher)
 
 
 def scripted(tokenizer: Tokenizer | None) -> ScriptedTeacher:
