@@ -68,7 +68,7 @@ SHARES = {
     Kind.REFUSED: 0.01,
 }
 DEADLINE_SECONDS = 0.2
-"""Less than most jobs wait when 8 runs send as fast as they can."""
+"""Less than jobs wait while several runs send at the same time, more than they take alone."""
 
 
 def kind_of(run: int, number: int) -> Kind:
