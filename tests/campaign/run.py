@@ -71,7 +71,6 @@ async def run_campaign(
             await client.get_teacher(timeout=READY_SECONDS)
         async with RedisQueue(system.redis.url) as queue:
             await _live_through(system, queue, history)
-            await _settle(queue)
             await _audit(system, queue, history)
     finally:
         system.end()
@@ -82,7 +81,7 @@ async def run_campaign(
 
 
 async def _live_through(system: System, queue: JobQueue, history: History) -> None:
-    """Starts the trainers, lets the faults happen, and waits until the trainers are done."""
+    """Starts the trainers, lets the faults happen, and waits until trainers and jobs are done."""
     system.begin()
     jobs = sorted({one.job for one in system.schedule.submissions})
     tending = asyncio.create_task(system.tend())
@@ -93,6 +92,7 @@ async def _live_through(system: System, queue: JobQueue, history: History) -> No
                 faults.create_task(_happen(system, queue, fault, history))
         while not system.trainers_done and system.now < LONGEST_RUN:  # noqa: ASYNC110
             await asyncio.sleep(RETRY_SECONDS)
+        await _settle(queue)
     finally:
         for task in (tending, looking):
             task.cancel()
