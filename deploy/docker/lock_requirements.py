@@ -31,7 +31,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "services": ("services", "tracing"),
     "cpu": ("teacher", "student", "tracing"),
     "teacher": ("teacher", "tracing"),
-    "student": ("student", "tracing"),
+    "student": ("student-vllm", "tracing"),
 }
 """The extras of `pyproject.toml` that each image holds."""
 TORCH = "torch==2.13.0"
@@ -58,7 +58,7 @@ def requirements_of(lock: str) -> list[str]:
             if requirement.name == project["project"]["name"]:
                 for extra in requirement.extras:
                     yield from expanded(extras[extra])
-            else:
+            elif requirement.name != "vllm":  # the base of the image
                 yield str(requirement)
 
     wanted = [text for extra in EXTRAS[lock] for text in expanded(extras[extra])]

@@ -21,7 +21,7 @@ RUN python3 -m pip install --no-cache-dir --no-deps --require-hashes --target /o
 ENV PYTHONPATH=/opt/counterhint
 # Fails when base and lock together lack something, or when their versions do not go together.
 # hadolint ignore=DL3013
-RUN python3 -m pip install --no-cache-dir --dry-run --no-index 'counterhint[student,tracing]'
+RUN python3 -m pip install --no-cache-dir --dry-run --no-index 'counterhint[student-vllm,tracing]'
 
 FROM ${VLLM}
 RUN groupadd --gid 10001 counterhint \
