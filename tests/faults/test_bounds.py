@@ -10,6 +10,7 @@ from counterhint.client import AsyncScoringClient
 from counterhint.errors import Overloaded
 from counterhint.jobs import ScoringJob
 from counterhint.messages import job_to_message
+from services.queue.base import JobQueue
 from services.queue.records import JobState
 from tests.faults.site import Site, Teacher, one_call
 from tests.processes import wait_until
@@ -51,11 +52,11 @@ def test_a_run_that_floods_gets_its_share_and_no_more(site: Site) -> None:
         async with AsyncScoringClient(site.intake) as client:
             return {job_id async for job_id, _ in client.score_stream(jobs())}
 
-    async def pause(queue: object) -> None:
+    async def pause(queue: JobQueue) -> None:
         for run in ("flood", "quiet"):
             await queue.pause(run)
 
-    async def resume(queue: object) -> None:
+    async def resume(queue: JobQueue) -> None:
         for run in ("flood", "quiet"):
             await queue.resume(run)
 

@@ -1,7 +1,7 @@
 """Redis killed, emptied and full: what was accepted stays, or its clients send it again."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
 
 import pytest
@@ -14,6 +14,7 @@ from tests.faults.site import Child, Site, Teacher, is_ready, one_call
 from tests.processes import wait_until
 from tests.services.scripted_teacher import make_job
 
+Full = Callable[[Site, Child], AbstractContextManager[None]]
 NAMES = [f"job {number}" for number in range(6)]
 
 
@@ -89,7 +90,7 @@ def no_disk(site: Site, server: Child) -> Iterator[None]:
 
 @pytest.mark.parametrize("full", [no_memory, no_disk])
 def test_a_full_redis_takes_no_jobs_until_it_has_room_by_itself(
-    site: Site, teacher: Teacher, fingerprint: str, full: Callable
+    site: Site, teacher: Teacher, fingerprint: str, full: Full
 ) -> None:
     site.redis.kill()
     # SIGXFSZ stays ignored, as Python has it, so that a write beyond the limit is an error.
