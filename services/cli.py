@@ -17,14 +17,14 @@ from counterhint.certificates import check_client_certificates
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.credentials import Credentials
 from counterhint.errors import InputError, Unavailable
-from counterhint.http_probes import check_http_address
+from counterhint.http_probes import check_http_address, serve_probes
 from counterhint.logs import LoggedCommand
 from counterhint.server_security import SecuredServer, ServerSecurity
 from services.bench_queue import bench_queue
 from services.dispatcher import Dispatcher, DispatcherSettings
 from services.gateway.server import check_gateway_address, serve_gateway
 from services.gateway.tokenizer import Tokenizer
-from services.monitoring import monitored
+from services.monitoring import watched
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import QueueSettings
@@ -217,11 +217,13 @@ class Run(SecuredServer, LoggedCommand):
                 tasks.create_task(dispatcher.run())
                 stack.callback(dispatcher.stop)  # before the group waits for it
                 log.info("dispatcher %s to %s", dispatcher.worker, ", ".join(self.teachers))
-            if self.metrics_listen is not None:
-                url = await stack.enter_async_context(
-                    monitored(queue, self.metrics_listen, dispatcher)
-                )
-                log.info("metrics on %s/metrics", url)
+            if self.metrics_listen is not None or "gateway" in wanted:
+                watch = await stack.enter_async_context(watched(queue, dispatcher))
+                if self.metrics_listen is not None:
+                    url = stack.enter_context(
+                        serve_probes(self.metrics_listen, watch.trouble, watch.unready)
+                    )
+                    log.info("metrics on %s/metrics", url)
             await stop.wait()
             log.info("stopping")
 

@@ -55,6 +55,18 @@ LOST_LEASES = Counter(
     "Deliveries that lost their lease, or their job by a cancel: what came of them is discarded",
 )
 
+REQUESTS = Counter(
+    "counterhint_gateway_requests",
+    "Requests that the gateway answered, by route and status",
+    ["route", "status"],
+)
+REQUEST_SECONDS = Histogram(
+    "counterhint_gateway_request_seconds",
+    "Seconds between a request's head and the end of its answer",
+    ["route"],
+    buckets=SECONDS,
+)
+
 JOB_STATES = ("queued", "claimed", "dead")
 ENDS = ("done", "failed", "cancelled", "expired")
 TOKENS = ("tokens", "tokens_naive", "tokens_computed", "tokens_cached", "pairs_cached")

@@ -1,4 +1,4 @@
-"""Metrics and probes of `services run`: what the queue knows is read every few seconds."""
+"""What `services run` tells of itself: what the queue knows is read every few seconds."""
 
 import asyncio
 import time
@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import REGISTRY
 
-from counterhint.http_probes import serve_probes
 from services.dispatcher import Dispatcher
 from services.metrics import QueueFigures
 from services.queue.base import JobQueue
@@ -19,43 +18,47 @@ STILL_SECONDS = 60.0
 """After so long without a turn, the event loop hangs: every wait for the queue ends sooner."""
 
 
+class Watch:
+    """What was last seen of the queue and of this process, and whether that is well."""
+
+    def __init__(self) -> None:
+        self.figures = QueueFigures()
+        self.last_turn = time.monotonic()
+        """When the event loop last had a turn."""
+
+    def trouble(self) -> str:
+        """Why the process is not worth keeping; empty while it is."""
+        still = time.monotonic() - self.last_turn
+        return f"the event loop stands still for {still:.0f} s" if still > STILL_SECONDS else ""
+
+    def unready(self) -> str:
+        """Why it does not do its work; empty while it does."""
+        return "" if self.figures.ready else "no teacher, or no queue"
+
+
 @asynccontextmanager
-async def monitored(
-    queue: JobQueue, listen: str, dispatcher: Dispatcher | None
-) -> AsyncIterator[str]:
-    """Serves `/metrics`, `/health` and `/ready` while the block runs; gives their address.
+async def watched(queue: JobQueue, dispatcher: Dispatcher | None) -> AsyncIterator[Watch]:
+    """Looks at the queue while the block runs; its figures are among this process's metrics.
 
     Args:
         queue: what the figures are of.
-        listen: `host:port`, checked.
         dispatcher: this process's, if it has one.
-
-    Raises:
-        InputError: the address cannot be bound.
     """
-    figures = QueueFigures()
-    last_turn = time.monotonic()
+    watch = Watch()
+    figures = watch.figures
 
     async def turn() -> None:
-        nonlocal last_turn
         while True:
-            last_turn = time.monotonic()
+            watch.last_turn = time.monotonic()
             if dispatcher is not None:
                 figures.teachers = len(dispatcher.connected)
                 figures.in_flight = dispatcher.in_flight
             await asyncio.sleep(1.0)
 
-    def trouble() -> str:
-        still = time.monotonic() - last_turn
-        return f"the event loop stands still for {still:.0f} s" if still > STILL_SECONDS else ""
-
     tasks = [asyncio.create_task(turn()), asyncio.create_task(_look(queue, figures))]
     REGISTRY.register(figures)
     try:
-        with serve_probes(
-            listen, trouble, lambda: "" if figures.ready else "no teacher, or no queue"
-        ) as url:
-            yield url
+        yield watch
     finally:
         REGISTRY.unregister(figures)
         for task in tasks:

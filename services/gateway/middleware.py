@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from counterhint.errors import CounterhintError, Unavailable
 from counterhint.request_context import REQUEST_ID, TRACEPARENT, accept, working_for
+from services import metrics
 from services.gateway.errors import HttpError, error_response, internal_error
 from services.gateway.state import Gateway
 
@@ -80,6 +81,10 @@ class Gate:
             await response(scope, receive, send_with_headers)
         finally:
             self._under_way -= 1
+            # The routes are few; what clients ask for is not.
+            route = getattr(scope.get("route"), "path", "none")
+            metrics.REQUESTS.labels(route, status).inc()
+            metrics.REQUEST_SECONDS.labels(route).observe(time.monotonic() - begun)
             log.debug(
                 "%s %s: %d in %.3f s (request %s)",
                 *(scope["method"], scope["path"], status, time.monotonic() - begun, request_id),

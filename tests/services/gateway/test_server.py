@@ -52,7 +52,7 @@ def test_probes_and_figures() -> None:
         assert (await client.get("/ready")).json() == {"status": "ok"}
         figures = await client.get("/metrics")
         assert figures.headers["content-type"].startswith("text/plain")
-        assert "counterhint_intake_answers_total" in figures.text
+        assert 'counterhint_gateway_requests_total{route="/ready",status="200"}' in figures.text
         (teacher,) = (await client.get("/v1/teachers")).json()["teachers"]
         assert (teacher["model_id"], teacher["takes_text"]) == ("scripted", False)
         models = (await client.get("/v1/models")).json()
@@ -323,6 +323,15 @@ def test_the_whole_in_one_process(
         tokens = answer.json()["responses"][0]["tokens"]
         assert "".join(tokens["text"]) == "2+3 = 5"
         assert None not in tokens["e_ctr"]
+        wait_until(
+            lambda: "counterhint_services_ready 1.0" in httpx.get(f"{found[1]}/metrics").text
+        )
+        jobs = httpx.post(f"{found[1]}/v1/jobs/none", json={})
+        assert jobs.status_code == 405
+        assert httpx.get(f"{found[1]}/v1/jobs/none").status_code == 404
+        figures = httpx.get(f"{found[1]}/metrics").text
+        assert 'requests_total{route="/v1/jobs/{job_id:path}",status="404"} 1.0' in figures
+        assert "/v1/jobs/none" not in figures
     finally:
         process.terminate()
         assert process.wait(30) == 0
