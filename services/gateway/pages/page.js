@@ -2,7 +2,7 @@
 
 import { element } from "./elements.js";
 import { number } from "./numbers.js";
-import { PasteError, replyOfText } from "./pasted_scores.js";
+import { PasteError, checked, replyOfText } from "./pasted_scores.js";
 import { RunPicker } from "./run_picker.js";
 import { ScoreForm } from "./score_form.js";
 import { ApiError, score } from "./scoring_api.js";
@@ -19,7 +19,7 @@ const bearer = () => byId("bearer").value;
 const picker = new RunPicker(
   byId("runs-form"),
   bearer,
-  (reply, source) => show(reply, source, { response: source.rollout }),
+  (reply, source) => show(reply, source),
   tell,
 );
 /** The source of what is shown, as parameters of a link. */
@@ -108,10 +108,10 @@ async function openAddress() {
       form.fill(source.score);
       await runScore(settings);
     } else if (source.reply) {
-      await show(source.reply, source, settings);
+      await show(checked(source.reply), source, settings);
     } else {
       selectTab(byId("tab-runs"));
-      await picker.pick(source.run, Number(source.rollout));
+      await picker.pick(source);
       view.show(view.reply, settings);
     }
   } catch (error) {

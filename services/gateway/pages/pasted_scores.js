@@ -14,11 +14,14 @@ const COLUMNS = ["text", "bytes", "class", "student", "e_c", "e_ctr", "selected"
  * @throws {PasteError} it is neither, holds something else, or its columns differ in length.
  */
 export function replyOfText(text) {
-  const values = parse(text.trim());
-  const reply = assemble(values);
-  if (reply.responses.length === 0) throw new PasteError("There is no response in it.");
+  return checked(assemble(parse(text.trim())));
+}
+
+/** A reply from outside, once it is known to have the shape of one. Throws `PasteError`. */
+export function checked(reply) {
+  if (!reply.responses?.length) throw new PasteError("There is no response in it.");
   reply.responses.forEach(check);
-  return reply;
+  return { contexts: [], ...reply };
 }
 
 function parse(text) {
@@ -41,7 +44,7 @@ function parse(text) {
 function assemble(values) {
   if (values.length && values.every(isRolloutRow)) return replyOfRows(values);
   if (values.length === 1 && Array.isArray(values[0]?.responses)) {
-    return { contexts: [], ...values[0] };
+    return values[0];
   }
   const failed = values.find((value) => value?.error);
   if (failed) throw new PasteError(`The scoring failed: ${failed.error.message}`);
@@ -49,7 +52,7 @@ function assemble(values) {
   const responses = values.flatMap((value) => (value?.response ? [value.response] : []));
   if (head || responses.length) {
     responses.sort((a, b) => a.index - b.index);
-    return { contexts: [], ...head, responses };
+    return { ...head, responses };
   }
   throw new PasteError(
     "This is neither a reply of POST /v1/distill/score (with \"responses\") nor rows of rollouts.jsonl " +

@@ -25,7 +25,7 @@ function responseOf(row, index) {
     e_c_from: row.e_c ? "student" : null,
     missing: row.correct_hint
       ? []
-      : [{ context: "correct", reason: "the rollout was logged without the teacher's scores" }],
+      : [{ context: "correct", reason: "NOT_SCORED" }],
     tokens: {
       id: row.token_ids,
       text: row.tokens,

@@ -3,67 +3,82 @@
 import { element } from "./elements.js";
 import { ApiError, read } from "./scoring_api.js";
 
+// As many of the latest steps with rollouts as are listed; the API gives no more.
+const STEPS = 1000;
+
 export class RunPicker {
   /**
    * @param {HTMLFormElement} form with the selects `run` and `rollout`.
    * @param {function(): string} bearer gives the token to call with.
-   * @param {function(Object, {run: string, rollout: number})} onPick is given a run's reply and
-   *   which rollout of it was picked.
+   * @param {function(Object, Object)} onPick is given a reply with the rollout alone, and the
+   *   rollout's place: `run`, `step`, and `rollout`, which counts from 0 within the step.
    * @param {function(Error)} onProblem
    */
   constructor(form, bearer, onPick, onProblem) {
-    this.form = form;
     this.runs = form.querySelector("#run");
     this.rollouts = form.querySelector("#rollout");
     this.bearer = bearer;
     this.onPick = onPick;
     this.runs.addEventListener("change", () => this.#list(this.runs.value).catch(onProblem));
-    this.rollouts.addEventListener("change", () => this.#picked());
+    this.rollouts.addEventListener("change", () => this.#pick(this.rollouts.selectedIndex));
   }
 
   /** Lists the runs. False where the gateway shows none. */
   async load() {
-    let runs;
+    let found;
     try {
-      runs = await read("v1/runs", this.bearer());
+      found = await read("v1/training-runs", this.bearer());
     } catch (error) {
       if (error instanceof ApiError) return false;
       throw error;
     }
-    const names = runs.map(({ run_id: name }) => name);
     this.runs.replaceChildren(
-      element("option", { value: "" }, names.length ? "choose a run" : "no run yet"),
-      ...names.map((name) => element("option", { value: name }, name)),
+      element("option", { value: "" }, "choose a run"),
+      ...found.map(({ run }) => element("option", { value: run }, run)),
     );
-    return names.length > 0;
+    return found.length > 0;
   }
 
-  /** Shows a rollout of a run as if it had been picked. Throws `ApiError`. */
-  async pick(run, rollout) {
+  /** Picks the rollout at a place. Throws `ApiError` when the run or the rollout is not there. */
+  async pick({ run, step, rollout }) {
     this.runs.value = run;
     await this.#list(run);
-    this.rollouts.selectedIndex = rollout;
-    this.#picked();
+    const index = this.places.findIndex(
+      (place) => String(place.step) === step && String(place.rollout) === rollout,
+    );
+    if (index < 0) throw new ApiError(`Run ${run} has no rollout ${rollout} of step ${step}.`);
+    this.rollouts.selectedIndex = index;
+    return this.#pick(index);
   }
 
   async #list(run) {
     this.rollouts.replaceChildren();
     if (run === "") return;
-    this.reply = await read(`v1/runs/${encodeURIComponent(run)}/rollouts`, this.bearer());
-    const options = this.reply.responses.map((response, index) =>
-      element("option", { value: index }, label(response)),
+    const path = `v1/runs/${encodeURIComponent(run)}/rollouts?last_steps=${STEPS}`;
+    this.reply = await read(path, this.bearer());
+    this.places = placesOf(run, this.reply.responses);
+    this.rollouts.replaceChildren(
+      ...this.reply.responses.map((response) => element("option", {}, label(response))),
     );
-    this.rollouts.replaceChildren(...options);
   }
 
-  #picked() {
-    const rollout = this.rollouts.selectedIndex;
-    if (rollout >= 0) this.onPick(this.reply, { run: this.runs.value, rollout });
+  #pick(index) {
+    return this.onPick(
+      { ...this.reply, responses: [this.reply.responses[index]] },
+      this.places[index],
+    );
   }
 }
 
-function label(response) {
-  const verdict = { true: "✓ ", false: "✗ " }[response.correct] ?? "";
-  const step = response.step === undefined ? "" : `step ${response.step}: `;
-  return `${verdict}${step}${response.problem ?? response.text}`.slice(0, 90);
+function placesOf(run, responses) {
+  const seen = new Map();
+  return responses.map(({ step }) => {
+    const rollout = seen.get(step) ?? 0;
+    seen.set(step, rollout + 1);
+    return { run, step, rollout };
+  });
+}
+
+function label({ correct, step, problem, text }) {
+  return `${correct ? "✓" : "✗"} step ${step}: ${problem ?? text}`.slice(0, 90);
 }

@@ -28,6 +28,8 @@ const SIGNALS = {
   },
 };
 const UNCLASSED = "all tokens";
+/** What the stable reasons of missing numbers say; other reasons are told as they are. */
+const REASONS = { NOT_SCORED: "the rollout was logged without the teacher's scores" };
 
 /** What a link keeps of a view. */
 export const DEFAULT_SETTINGS = Object.freeze({
@@ -294,7 +296,7 @@ function byClass(tokens, name) {
 function missingReasons({ missing, tokens }) {
   const notices = (missing ?? [])
     .filter(({ context }) => context)
-    .map(({ context, reason }) => `No log probs under ${context}: ${reason}`);
+    .map(({ context, reason }) => `No log probs under ${context}: ${REASONS[reason] ?? reason}`);
   if (!tokens.text) notices.push("The gateway has no tokenizer: tokens are shown by their ids.");
   return notices.map((text) => element("p", { class: "notice" }, text));
 }

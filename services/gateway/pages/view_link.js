@@ -1,6 +1,6 @@
 /**
  * The address that reproduces a view. It stands behind the #, which browsers send to no server:
- * `score=` (a compressed request, scored anew), `reply=` (a compressed reply) or `run=` and
+ * `score=` (a compressed request, scored anew), `reply=` (a compressed reply) or `run=`, `step=` and
  * `rollout=`; then the settings of the view.
  */
 
@@ -12,6 +12,7 @@ export const MAX_LINK = 16_000;
 const FLAGS = ["log", "oneScale", "gateOnly"];
 const NUMBERS = ["response", "token"];
 const PACKED = ["score", "reply"];
+const PLACE = ["run", "step", "rollout"];
 
 /** A link that cannot be read; the message says why. */
 export class LinkError extends Error {}
@@ -54,7 +55,7 @@ export async function readHash(hash) {
   const parts = new URLSearchParams(hash.slice(1));
   const source = {};
   for (const name of PACKED) if (parts.has(name)) source[name] = await unpack(parts.get(name));
-  for (const name of ["run", "rollout"]) if (parts.has(name)) source[name] = parts.get(name);
+  for (const name of PLACE) if (parts.has(name)) source[name] = parts.get(name);
   if (Object.keys(source).length === 0) return null;
   const settings = { hidden: parts.getAll("hide") };
   for (const name of FLAGS) settings[name] = parts.get(name) === "1";

@@ -13,13 +13,13 @@ from tests.services.gateway.pages.serving import served_gateway
 Show = Callable[..., Page]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as opened:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def gateway_url() -> Iterator[str]:
     """A gateway without a teacher."""
     with served_gateway() as url:

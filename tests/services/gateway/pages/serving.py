@@ -9,6 +9,7 @@ from typing import Any
 from services.gateway.server import serve_gateway
 from services.queue.memory import MemoryQueue
 from tests.services.dispatching import dispatching
+from tests.services.gateway.running import teacher_known
 
 
 @contextmanager
@@ -24,10 +25,14 @@ def served_gateway(teachers: Sequence[str] = (), **options: Any) -> Iterator[str
     stop = asyncio.Event()
 
     async def serve() -> None:
-        queue = MemoryQueue()
-        async with serve_gateway(queue, "127.0.0.1:0", **options) as url:
+        async with (
+            MemoryQueue() as queue,
+            serve_gateway(queue, "127.0.0.1:0", **options) as url,
+        ):
             urls.append(url)
             async with dispatching(queue, teachers) if teachers else nullcontext():
+                if teachers:
+                    await teacher_known(queue)
                 ready.set()
                 await stop.wait()
 

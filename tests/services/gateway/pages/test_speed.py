@@ -10,6 +10,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page
 
 from tests.browser import Watch
+from tests.processes import wait_until
 from tests.services.gateway.pages.replies import reply_of, response, words
 
 TOKENS = 16_000
@@ -98,7 +99,7 @@ def test_only_what_is_near_the_window_is_made_of_tokens(browser: Browser, gatewa
     panel.locator(".token").first.wait_for()
     page.evaluate(WHEEL)
     page.locator("[data-signal=e_ctr] .token[data-index='3999']").wait_for()
-    page.wait_for_function("document.querySelectorAll('[data-signal=e_ctr] .token').length < 1500")
+    wait_until(lambda: panel.locator(".token").count() < 1500)
     # Whatever is made of it, the panel holds the whole text.
     text: str = panel.evaluate("one => one.textContent")
     assert text == "".join(one.replace("\n", "↵\n") for one in shown)
