@@ -41,7 +41,7 @@ WITH_TORCH = re.compile(r"torch|triton|(cuda|nvidia)-.+")
 ON_VLLM_IMAGE = ("teacher", "student")
 """Images that are built on vLLM's."""
 BUILD = "build"
-"""What makes the wheel that all images install."""
+"""What makes our wheel, and (setuptools) those of packages that come as source only."""
 LOCKS = (*EXTRAS, BUILD)
 
 
@@ -49,7 +49,7 @@ def requirements_of(lock: str) -> list[str]:
     """What a lock has to hold, as `pyproject.toml` says it, with extras of our own written out."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))
     if lock == BUILD:
-        return sorted(project["build-system"]["requires"])
+        return sorted([*project["build-system"]["requires"], "setuptools"])
     extras: Mapping[str, Sequence[str]] = project["project"]["optional-dependencies"]
 
     def expanded(requirements: Sequence[str]) -> Iterator[str]:

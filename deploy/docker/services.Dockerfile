@@ -2,19 +2,18 @@
 #   docker build --file deploy/docker/services.Dockerfile --tag counterhint/services:0.1.0 .
 ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
-FROM ${PYTHON} AS wheel
-COPY deploy/docker/requirements/build.txt /requirements/
-RUN python3 -m pip install --no-cache-dir --require-hashes --requirement /requirements/build.txt
+FROM ${PYTHON} AS wheels
+COPY deploy/docker/requirements/build.txt deploy/docker/requirements/services.txt /requirements/
+RUN python3 -m pip install --no-cache-dir --require-hashes --requirement /requirements/build.txt \
+    && python3 -m pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation \
+        --wheel-dir /wheels --requirement /requirements/services.txt
 COPY . /source
 RUN python3 -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels /source
 
 FROM ${PYTHON} AS packages
-COPY deploy/docker/requirements/services.txt /requirements/
-RUN python3 -m venv /opt/counterhint \
-    && /opt/counterhint/bin/pip install --no-cache-dir --require-hashes \
-        --requirement /requirements/services.txt
-COPY --from=wheel /wheels /wheels
-# The second line fails when the locks lack something.
+RUN python3 -m venv /opt/counterhint
+COPY --from=wheels /wheels /wheels
+# The second line fails when the lock lacks something, or when versions do not go together.
 RUN /opt/counterhint/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl \
     && /opt/counterhint/bin/pip install --dry-run --no-index 'counterhint[services,tracing]'
 
