@@ -58,7 +58,8 @@ class IntakeService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreResponse:
         """Queues one job and waits for its outcome; the job stays when the client goes."""
         trace = accept_metadata(context.invocation_metadata())
-        await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
+        with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
+            await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
         try:
             return await self._score(request, context.time_remaining(), trace, context)
         except CounterhintError as error:

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME
+from counterhint.lasting_server import LastingServer
 from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from services.intake import IntakeService
@@ -33,17 +35,19 @@ async def serve_intake(
     """
     security = security or ServerSecurity()
     security.check(listen)
-    server = security.make_server()
     submissions = Submissions(queue)
     service = IntakeService(submissions, stream_jobs, security.authentication)
-    scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
     status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    address = security.bind(server, listen, [SERVICE_NAME])
+
+    def register(server: grpc.aio.Server) -> None:
+        scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+
+    server = LastingServer(security, listen, [SERVICE_NAME], register)
     await server.start()
     readiness = asyncio.create_task(_tell_readiness(queue, status))
     try:
-        yield address
+        yield server.address
     finally:
         readiness.cancel()
         await status.enter_graceful_shutdown()

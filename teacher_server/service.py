@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import grpc
@@ -94,7 +94,8 @@ class TeacherService(scoring_pb2_grpc.ScoringServiceServicer):
     ) -> scoring_pb2.ScoreResponse:
         """Scores one job; gRPC cancels it when the deadline passes or the client goes."""
         trace = accept_metadata(context.invocation_metadata())
-        await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
+        with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
+            await context.send_initial_metadata(((REQUEST_ID, trace.request_id),))
         async with AsyncExitStack() as held:
             try:
                 self._authentication.caller(context).check_run(request.run_id)

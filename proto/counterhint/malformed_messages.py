@@ -29,14 +29,19 @@ class MalformedMessages(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """See `grpc.aio.ServerInterceptor`."""
-        handler: Any = await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        kind = _KINDS[handler.request_streaming, handler.response_streaming]
-        parsed = _after_parsing(getattr(handler, kind), handler)
-        return handler._replace(
-            request_deserializer=_parser(handler.request_deserializer), **{kind: parsed}
-        )
+        return _refusing(handler)
+
+
+def _refusing(handler: Any) -> "Handler":
+    kind = _KINDS[handler.request_streaming, handler.response_streaming]
+    refusing: Handler = handler._replace(
+        request_deserializer=_parser(handler.request_deserializer),
+        **{kind: _after_parsing(getattr(handler, kind), handler)},
+    )
+    return refusing
 
 
 _KINDS = {

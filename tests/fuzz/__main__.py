@@ -5,7 +5,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,12 +17,24 @@ from tests.fuzz.system import open_targets, running_system
 
 
 async def fuzz(
-    folder: Path, seed: int, numbers: Sequence[int], progress: Callable[[int], None]
+    folder: Path,
+    seed: int,
+    numbers: Sequence[int],
+    servers: Collection[str] = ("grpc", "http"),
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Figures:
-    """Runs a campaign against processes of its own, which live in a folder with a short path."""
+    """Runs a campaign against processes of its own, which live in a folder with a short path.
+
+    Args:
+        folder: for the processes' files.
+        seed: of every input.
+        numbers: of the inputs.
+        servers: which kinds of server get them.
+        progress: is told how many inputs have come to an end.
+    """
     with running_system(folder) as system:
         async with AsyncExitStack() as stack:
-            targets = await open_targets(system, stack)
+            targets = await open_targets(system, servers, stack)
             return await Campaign(system, targets, seed).run(numbers, progress)
 
 
@@ -31,6 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=100_000, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of every input")
+    parser.add_argument("--servers", nargs="+", choices=("grpc", "http"), default=["grpc", "http"])
     parser.add_argument("--only", type=int, help="send this input alone, as the campaign does")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
@@ -41,7 +54,10 @@ def main() -> int:
     ):
         task = bar.add_task(f"seed {arguments.seed}", total=len(numbers))
         figures = asyncio.run(
-            fuzz(Path(folder), arguments.seed, numbers, lambda done: bar.advance(task, done))
+            fuzz(
+                *(Path(folder), arguments.seed, numbers, arguments.servers),
+                lambda done: bar.advance(task, done),
+            )
         )
     text = json.dumps(vars(figures), indent=2)
     print(text)

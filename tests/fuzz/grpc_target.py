@@ -39,12 +39,18 @@ OWN_BUGS = {"SERVER_FAILED", "ENGINE_FAILED", "DEAD_LETTER", "ENGINE_DEAD", "ENG
 OF_GRPC = {"UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND"}
 """Statuses with which gRPC itself, or its health service, answers: without a reason of ours."""
 
+TRIES, PAUSE = 20, 0.25
+"""How often, and after how many seconds, a server is tried that cannot be reached."""
 WRITTEN_TOO_LATE = "Internal error from Core"
 """What gRPC's client says of a stream that the server ended while it was being written to."""
 
 
 class Finding(AssertionError):
     """Something that must not happen."""
+
+
+class _NotThere(Finding):
+    """No connection, as for a moment when a server is replaced; clients try again."""
 
 
 class GrpcTarget:
@@ -99,7 +105,7 @@ class GrpcTarget:
         job = replace(job, tokenizer_fingerprint=self._maker.teacher.tokenizer_fingerprint)
         try:
             reply = await self._channel.unary_unary(SCORE)(
-                job_to_message(job).SerializeToString(), timeout=60.0
+                job_to_message(job).SerializeToString(), timeout=60.0, wait_for_ready=True
             )
         except grpc.aio.AioRpcError as error:
             raise Finding(f"a good job was not scored: {error_from_rpc(error)!r}") from error
@@ -108,7 +114,7 @@ class GrpcTarget:
         if sampled is None or not np.allclose(sampled, expected, atol=1e-4):
             raise Finding(f"a good job got {sampled}, not {expected}")
 
-    async def send(self, call: GrpcCall) -> Sequence[str]:
+    async def send(self, call: GrpcCall, tries: int = TRIES) -> Sequence[str]:
         """Makes a call; gives its outcome as words for the figures, or that of each job on it.
 
         Raises:
@@ -122,6 +128,11 @@ class GrpcTarget:
                 return await sending
         except TimeoutError:
             raise Finding(f"the call hangs {SLACK_SECONDS} s beyond its deadline") from None
+        except _NotThere:
+            if tries == 1:
+                raise
+            await asyncio.sleep(PAUSE)
+            return await self.send(call, tries - 1)
 
     async def _unary(self, call: GrpcCall) -> Sequence[str]:
         try:
@@ -218,6 +229,8 @@ def _judged(error: grpc.aio.AioRpcError, call: GrpcCall) -> str:
     code = error.code().name
     if error.details() == WRITTEN_TOO_LATE:
         return "ended while it was written to"
+    if typed.reason == code == "UNAVAILABLE":
+        raise _NotThere(f"{code}: {error.details()}")
     if typed.reason == code:  # no reason of ours
         too_short = code == "DEADLINE_EXCEEDED" and call.seconds < WHOLE_SECONDS
         if code not in OF_GRPC and not too_short:

@@ -44,7 +44,7 @@ def garbage(random: Random, method: str, message: bytes) -> bytes:
     """What a client sends that means no good, as a whole connection."""
     begin = PREFACE + frame(SETTINGS, 0, 0, b"")
     call = begin + frame(HEADERS, END_HEADERS, 1, headers(method))
-    match random.randrange(12):
+    match random.randrange(13):
         case 0:
             return random.randbytes(random.randrange(1, 2_000))
         case 1:
@@ -78,6 +78,9 @@ def garbage(random: Random, method: str, message: bytes) -> bytes:
         case 10:  # a reference into an empty header table, or an integer without an end
             block = random.choice((b"\xff\xff\xff\xff\xff\xff\x7f", b"\xbe", b"\x7f\xff", b"\x3f"))
             return begin + frame(HEADERS, END_HEADERS, 1, headers(method) + block)
+        case 11:  # a method that is no text
+            block = headers(method).replace(method.encode(), b"\xff" + method.encode()[1:])
+            return begin + frame(HEADERS, END_HEADERS, 1, block)
         case _:
             kind, stream = random.randrange(12), random.choice((0, 1, 2, 2**31 - 1))
             return call + frame(kind, random.randrange(256), stream, random.randbytes(20))
