@@ -15,7 +15,7 @@ from services.gateway import (
     score,
     teachers,
 )
-from services.gateway.errors import install_error_handlers
+from services.gateway.errors import ERROR_REPLIES, install_error_handlers
 from services.gateway.middleware import Gate
 from services.gateway.state import Gateway
 
@@ -36,6 +36,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,  # they load their scripts from elsewhere; docs.py has a page without any
         redoc_url=None,
+        responses={status: ERROR_REPLIES[status] for status in (422, 503)},
     )
     app.state.gateway = gateway
     install_error_handlers(app)
