@@ -121,7 +121,7 @@ def test_the_gateway_scores_and_knows_the_runs(composition: Composition) -> None
 
 def exported(composition: Composition) -> set[str]:
     """Names of the series that teacher, services and gateway declare."""
-    names = set()
+    names: set[str] = set()
     for service in ("tiny-teacher", "services", "gateway"):
         text = ask(composition, service, "9464", "/metrics").decode()
         for family in text_string_to_metric_families(text):

@@ -45,5 +45,7 @@ def test_the_teacher_of_the_profile_gpu_scores() -> None:
             )
             result = client.submit(job).result()
         assert info.engine == "vllm"
-        assert (result.pair(0).sampled < 0).all()
+        sampled = result.pair(0).sampled
+        assert sampled is not None
+        assert (sampled < 0).all()
         assert composition.down() == {"teacher": 0}
