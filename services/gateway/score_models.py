@@ -171,6 +171,20 @@ class ScoreRequest(Addressed):
                     "wrong_hints": [{"hint": "2+3=6", "answer": "6"}],
                     "responses": ["2+3 = 5"],
                 },
+                {
+                    "messages": {
+                        "correct": [{"role": "user", "content": "What is 2+3? It is 5."}],
+                        "wrong": [[{"role": "user", "content": "What is 2+3? It is 6."}]],
+                        "unhinted": [{"role": "user", "content": "What is 2+3?"}],
+                    },
+                    "responses": [{"text": "2+3 = 5", "advantage": 1.0}, "2+3 = 6"],
+                    "top_k": 2,
+                },
+                {
+                    "contexts": {"correct": [1, 5, 6], "wrong": [[1, 5, 7]], "unhinted": [1, 5]},
+                    "responses": [{"token_ids": [3, 4], "student_log_probs": [-0.5, -1.25]}],
+                    "gate": {"tau": 0.1},
+                },
             ]
         }
     )
