@@ -34,11 +34,17 @@ def filled_in(value: Any, variables: Mapping[str, str]) -> Any:
     return VARIABLE.sub(fill, value) if isinstance(value, str) else value
 
 
+def content_of(section: str, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """A section of the file (`services`, `secrets`, …) with its variables filled in."""
+    content = filled_in(yaml.safe_load(FILE.read_text(encoding="utf-8")), variables)
+    section_content: dict[str, dict[str, Any]] = content[section]
+    return section_content
+
+
 def services(profile: str | None, variables: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The services that a profile starts; with None, those of every profile."""
-    content = filled_in(yaml.safe_load(FILE.read_text(encoding="utf-8")), variables)
     return {
         name: service
-        for name, service in content["services"].items()
+        for name, service in content_of("services", variables).items()
         if profile is None or profile in service.get("profiles", [profile])
     }

@@ -5,26 +5,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from counterhint.command_line import parse_command
 from deploy.cli import COMMANDS
 from teacher_server.cli import Serve
-from tests.deploy.compose_project import FILE, REPOSITORY, VARIABLE, read_variables, services
+from tests.deploy.compose_project import (
+    FILE,
+    REPOSITORY,
+    VARIABLE,
+    content_of,
+    read_variables,
+    services,
+)
 
 EXAMPLE = REPOSITORY / ".env.example"
 EVERY_SERVICE = services(None, {})
 OURS = {name for name, service in EVERY_SERVICE.items() if "build" in service}
 """Services whose image is built here."""
 PUBLISHED = {"services", "gateway", "prometheus", "grafana"}
-
-
-def content() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return loaded
 
 
 def test_fits_the_compose_specification() -> None:
@@ -83,7 +83,7 @@ def test_only_what_people_reach_is_published_and_on_loopback(name: str) -> None:
     service = EVERY_SERVICE[name]
     assert ("ports" in service) == (name in PUBLISHED)
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    networks = content()["networks"]
+    networks = content_of("networks", {})
     on = service.get("networks", [])
     assert ("outside" in on) == (name in PUBLISHED)
     assert all(networks[network].get("internal") for network in on if network != "outside")
