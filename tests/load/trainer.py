@@ -7,7 +7,6 @@ as it is until its standard input is closed.
 """
 
 import json
-import math
 import sys
 import time
 from collections import Counter
@@ -117,12 +116,9 @@ class Trainer:
         begun = time.monotonic()
         self._ended.clear()
         under_way = [(number, *self._send(number)) for number in numbers]
-        outcomes = [[self._outcome(call) for call in calls] for _, _, calls in under_way]
-        for (number, job, _), of_job in zip(under_way, outcomes, strict=True):
-            if kind_of(self._orders.run, number) is Kind.AGAIN:
-                of_job.append(self._outcome(self._client.submit(job)))
-                self.sent.calls += 1
-            self._take(number, job, of_job, self._ended.get(number, math.inf) - begun)
+        for number, job, calls in under_way:
+            outcomes = [self._outcome(call) for call in calls]
+            self._take(number, job, outcomes, self._ended.get(number, time.monotonic()) - begun)
 
     def _refresh(self, snapshot: int) -> None:
         """Names the new weights when they are due."""
@@ -137,6 +133,9 @@ class Trainer:
         kind = kind_of(run, number)
         if kind is Kind.DEADLINE:
             calls: list[Future[Any]] = [self._hasty.start(lambda client: by_stream(client, job))]
+        elif kind is Kind.AGAIN:
+            first: Future[Any] = Future()
+            calls = [first, self._client.start(lambda client: again(client, job, first))]
         else:
             calls = [self._client.submit(job) for _ in range(2 if kind is Kind.TWICE else 1)]
         calls[0].add_done_callback(lambda _: self._ended.update({number: time.monotonic()}))
@@ -223,6 +222,17 @@ async def by_stream(client: AsyncScoringClient, job: ScoringJob) -> Outcome:
 
     outcomes = [outcome async for _, outcome in client.score_stream(jobs())]
     return outcomes[0]
+
+
+async def again(
+    client: AsyncScoringClient, job: ScoringJob, first: Future[Outcome]
+) -> ScoringResult:
+    """The outcome of a job that is sent again at once when it has ended as `first` tells."""
+    try:
+        first.set_result(await client.score(job))
+    except CounterhintError as error:
+        first.set_result(error)
+    return await client.score(job)
 
 
 def arrays_of(result: ScoringResult) -> dict[str, Any]:
