@@ -1,9 +1,10 @@
 """The pages that people open in a browser, and the files that these load.
 
-Everything is read from `pages/` when the router is made. Scripts, styles and images stand below
-`/static/<version>/`, where the version is a digest of them all: they can be kept for ever, and a
-page never mixes the files of two releases. Addresses in the pages are relative, so the gateway also
-works behind a proxy that serves it below a path.
+Everything is read when the router is made: the pages from `pages/`, the views in them from
+`counterhint.views`. Scripts, styles and images of both stand below `/static/<version>/`, where the
+version is a digest of them all: they can be kept for ever, and a page never mixes the files of two
+releases. Addresses in the pages are relative, so the gateway also works behind a proxy that serves
+it below a path.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from counterhint import views
 from services.gateway.errors import HttpError
 
 _FOLDER = Path(__file__).with_name("pages")
@@ -36,7 +38,7 @@ class StaticFile:
 def page_router(folder: Path = _FOLDER) -> APIRouter:
     """Routes of the pages of a folder: `/` is `index.html`."""
     router = APIRouter(include_in_schema=False)
-    files = _static_files(folder)
+    files = _static_files(folder, views.FOLDER)
     version = _version(files)
     index = _page(folder / "index.html", version)
     runs = _page(folder / "runs.html", version)
@@ -63,9 +65,10 @@ def page_router(folder: Path = _FOLDER) -> APIRouter:
     return router
 
 
-def _static_files(folder: Path) -> dict[str, StaticFile]:
+def _static_files(*folders: Path) -> dict[str, StaticFile]:
     return {
         path.name: _file(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "text/plain")
+        for folder in folders
         for path in sorted(folder.iterdir())
         if path.suffix in (".css", ".js", ".svg")
     }

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from counterhint.errors import JobNotFound
 from counterhint.tokens import Caller
+from counterhint.views.rollouts import rollouts_reply
 from services.gateway.callers import AnyCaller
 from services.gateway.errors import ERROR_REPLIES
-from services.gateway.rollout_reply import rollouts_reply
 from services.gateway.run_folders import RunFolder, RunFolders
 from services.gateway.state import Gateway, GatewayState
 

@@ -5,18 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
-from tests.browser import Watch, chromium
+from tests.browser import browser, visit
 from tests.services.gateway.pages.serving import served_gateway
 
+__all__ = ["browser", "gateway_url", "show", "visit"]
+
 Show = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -24,27 +20,6 @@ def gateway_url() -> Iterator[str]:
     """A gateway without a teacher."""
     with served_gateway() as url:
         yield url
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens an address; at the end no page may have done what none may do."""
-    watches: list[Watch] = []
-    contexts = []
-
-    def opened(url: str, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        watches.append(Watch(page, "/".join(url.split("/")[:3])))
-        page.goto(url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [fault for watch in watches for fault in watch.faults] == []
 
 
 @pytest.fixture

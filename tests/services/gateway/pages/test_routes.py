@@ -4,10 +4,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from counterhint import views
 from counterhint.hints import builtin_templates
 from services.gateway import pages
 
 FOLDER = Path(pages.__file__).with_name("pages")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in (".js", ".css", ".svg", ".html")
+    )
 
 
 def addresses(html: str) -> list[str]:
@@ -70,8 +77,13 @@ def test_pages_hold_no_inline_script_or_style(path: Path) -> None:
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", html)
 
 
+def test_no_page_s_file_hides_a_view_s() -> None:
+    files = [path.name for folder in (FOLDER, views.FOLDER) for path in _files(folder)]
+    assert len(files) == len(set(files))
+
+
 @pytest.mark.parametrize(
-    "path", sorted(p for p in FOLDER.iterdir() if p.is_file()), ids=lambda path: path.name
+    "path", [*_files(FOLDER), *_files(views.FOLDER)], ids=lambda path: path.name
 )
 def test_files_name_no_other_host(path: Path) -> None:
     text = path.read_text().replace("http://www.w3.org/2000/svg", "")

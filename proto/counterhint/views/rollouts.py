@@ -11,7 +11,7 @@ _SPLIT = "\N{REPLACEMENT CHARACTER}"
 
 
 def rollouts_reply(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Contexts and responses as in `score_reply.ScoreReply`, a response a row of `rollouts.jsonl`.
+    """Rows of `rollouts.jsonl` as a reply of `POST /v1/distill/score`, a response a row.
 
     A response has further `step`, `problem_id`, `problem`, `answer`, `response_answer`, `correct`
     and `hints` (the texts of its hints, by context).

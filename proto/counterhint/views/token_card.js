@@ -45,6 +45,13 @@ export class TokenCard {
     this.#place(token);
   }
 
+  /** Scrolls the page when the docked card lies on the token that was tapped. */
+  #uncover(token) {
+    const docked = getComputedStyle(this.element).bottom === "0px";
+    const covered = token.getBoundingClientRect().bottom - this.element.getBoundingClientRect().top;
+    if (docked && covered > 0) window.scrollBy({ top: covered + MARGIN });
+  }
+
   /** Below the token, or above it where there is more room. */
   #place(token) {
     const beside = token.getClientRects()[0] ?? token.getBoundingClientRect();
@@ -58,6 +65,7 @@ export class TokenCard {
     this.element.style.setProperty("--left", `${Math.max(left, MARGIN)}px`);
     this.element.style.setProperty("--top", `${top}px`);
     this.element.style.setProperty("--room", `${room}px`);
+    this.#uncover(token);
   }
 }
 

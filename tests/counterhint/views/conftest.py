@@ -1,0 +1,3 @@
+from tests.browser import browser, visit
+
+__all__ = ["browser", "visit"]
