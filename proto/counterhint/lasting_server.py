@@ -1,7 +1,9 @@
 """A gRPC server that goes on when grpc.aio's own loop breaks.
 
 Whoever reaches the port can break that loop with one call: a method that is no UTF-8 raises in it,
-before any interceptor, and grpc.aio shuts the server down for good (seen with grpcio 1.85.1).
+before any interceptor, and grpc.aio shuts the server down for good (seen with grpcio 1.85.1). Then
+the server is replaced. That is no full remedy: on its way out grpc.aio may also free what its core
+still uses, which can end the process; whoever supervises it starts it again.
 
 Needs the extra `cli`, grpcio-health-checking and grpcio-reflection.
 """
