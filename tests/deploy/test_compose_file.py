@@ -10,6 +10,7 @@ import pytest
 
 from counterhint.command_line import parse_command
 from deploy.cli import COMMANDS
+from student_trainer.recipe import load_recipe
 from teacher_server.cli import Serve
 from tests.deploy.compose_project import (
     FILE,
@@ -136,10 +137,22 @@ def test_the_teacher_on_gpus_is_what_the_variables_say() -> None:
     assert devices["device_ids"] == ["0,1"]
 
 
-@pytest.mark.parametrize("name", ["student-maths", "student-logic"])
-def test_recipes_of_the_students_are_there(name: str) -> None:
-    recipe = EVERY_SERVICE[name]["command"][1]
-    assert (REPOSITORY / recipe).is_file()
+STUDENTS = [
+    name for name in EVERY_SERVICE if EVERY_SERVICE[name].get("command", [""])[0] == "train"
+]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_students_train_by_recipes_that_are_there_each_with_its_own_token(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, recipe_file, *overrides = EVERY_SERVICE[name]["command"]
+    monkeypatch.chdir(REPOSITORY)  # files that recipes name are relative to it
+    recipe = load_recipe(Path(recipe_file), overrides, {})
+    run = name.partition("-")[2]
+    assert recipe.run_dir == Path("runs", run)
+    assert recipe.scoring.token_file == Path("/run/secrets", f"{run}.token")
+    assert recipe.resume
 
 
 def test_no_two_containers_have_the_same_gpu_by_default() -> None:
