@@ -26,12 +26,13 @@ from deploy.cli import main
 def test_what_cannot_be_used_is_named_and_ends_with_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["services", "run", *arguments]) == 2
+    assert main(["services", "run", "--http-listen", "127.0.0.1:0", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert main(["services", "run", "--teachers", "127.0.0.1:1", "--listen", address]) == 2
+        arguments = ["--teachers", "127.0.0.1:1", "--listen", address]
+        assert main(["services", "run", "intake", "dispatcher", *arguments]) == 2
     assert f"--listen {address} cannot be used" in capsys.readouterr().err

@@ -291,7 +291,8 @@ def test_addresses_that_it_does_not_listen_on() -> None:
 def test_the_command_line_names_what_it_cannot_use(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["services", "run", *arguments, "--teachers", "127.0.0.1:1"]) == 2
+    shared = ["--teachers", "127.0.0.1:1", "--http-listen", "127.0.0.1:0"]
+    assert main(["services", "run", *shared, *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
