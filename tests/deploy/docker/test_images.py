@@ -107,7 +107,7 @@ def required_by(name: str, extras: Sequence[str] = ()) -> Iterator[str]:
     waiting = [(canonicalize_name(name), frozenset(extras))]
     while waiting:
         name, wanted = waiting.pop()
-        if seen.get(name, frozenset({""})) >= wanted:
+        if name in seen and seen[name] >= wanted:
             continue
         seen[name] = wanted | seen.get(name, frozenset())
         try:
