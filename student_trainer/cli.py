@@ -244,38 +244,45 @@ class Score(Command):
 
 
 class Report(Command):
-    """Write a run's report, or compare finished runs.
+    """Write the figures and rollouts of runs as one HTML page, which needs no other file.
 
-    Of one run: report.html in its folder, with curves and tokens coloured by the signal. With
-    --out: a comparison of the runs in that folder, with a table and plots of means and standard
-    errors over seeds, as comparison.html, .md and .json and SVG files.
+    Of one run: report.html in its folder, with charts, and tokens coloured by the signal. Several
+    runs are drawn over one another: --out FILE.html names the page. With --out FOLDER, finished
+    runs are also compared: the folder then holds report.html, and a table and plots of means and
+    standard errors over seeds, as comparison.html, .md and .json and SVG files.
 
     example: counterhint report runs/demo
+             counterhint report runs/grpo runs/rlcsd --out both.html
              counterhint report runs/grpo-0 runs/grpo-1 runs/rlcsd-0 runs/rlcsd-1 --out runs/both
     """
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_REPORT_")
 
     run_dirs: CliPositionalArg[list[Path]] = Field(min_length=1)
-    """Folders of runs. Runs that differ in their seed alone are compared as one."""
+    """Folders of runs. In a comparison, runs that differ in their seed alone count as one."""
     out: Path | None = None
-    """Folder for a comparison."""
+    """A file that ends in .html, or a folder for a comparison."""
 
     def run(self) -> int:
         """Writes the page and prints where it is."""
-        if self.out is not None:
+        if self.out is not None and self.out.suffix != ".html":
             from student_trainer.comparison import write_comparison
 
-            print(f"Wrote {write_comparison(self.run_dirs, self.out)}")
-            return EXIT_DONE
+            page = write_comparison(self.run_dirs, self.out)
+        else:
+            from student_trainer.report import write_report
+
+            page = write_report(self.run_dirs, self.out or self._own_page())
+        print(f"Wrote {page}")
+        return EXIT_DONE
+
+    def _own_page(self) -> Path:
         if len(self.run_dirs) > 1:
             raise InputError(
-                f"{len(self.run_dirs)} runs are compared: say where to with --out FOLDER"
+                f"{len(self.run_dirs)} runs: say where their page goes with --out FILE.html, or "
+                "with --out FOLDER to compare them over seeds as well"
             )
-        from student_trainer.report import write_report
-
-        print(f"Wrote {write_report(self.run_dirs[0])}")
-        return EXIT_DONE
+        return self.run_dirs[0] / "report.html"
 
 
 class MakeModels(Command):

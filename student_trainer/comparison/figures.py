@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
 
+from student_trainer.comparison.axes import moving_average
 from student_trainer.comparison.entries import Entry
-from student_trainer.report.axes import moving_average
 from student_trainer.report.run_folder import RunFolder
 
 

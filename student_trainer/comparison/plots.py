@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from student_trainer.comparison.axes import Frame, Scale, axes, polyline, ticks
 from student_trainer.comparison.figures import Mean
-from student_trainer.report.axes import Frame, Scale, axes, polyline, ticks
 from student_trainer.report.formatting import number
 
 COLOURS = (

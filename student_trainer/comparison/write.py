@@ -1,4 +1,5 @@
-"""Writes a comparison: JSON with every figure, Markdown, plots, and all of it as one HTML page."""
+"""Writes a comparison: JSON with every figure, Markdown, plots, all of it as one HTML page, and a
+report of the single runs."""
 
 import base64
 import dataclasses
@@ -15,7 +16,7 @@ from student_trainer.comparison.entries import Entry, read_entries
 from student_trainer.comparison.figures import curve, difference, entry_figures, run_figures
 from student_trainer.comparison.plots import Course, Panel, bar_plot, dot_plot, line_plot
 from student_trainer.comparison.table import Table, outcome_table, signal_table
-from student_trainer.report import STYLE_SHEET
+from student_trainer.report import report_styles, write_report
 
 _PAGE = Path(__file__).with_name("page.html")
 _CURVES = {
@@ -42,7 +43,8 @@ _NOTES = (
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """Compares finished runs.
 
-    Writes `comparison.json`, `comparison.md`, `comparison.html` and the plots as SVG.
+    Writes `comparison.json`, `comparison.md`, `comparison.html`, the plots as SVG, and the runs'
+    report as `report.html`.
 
     Args:
         folders: of the runs. Runs that differ in their seed alone are one entry.
@@ -63,6 +65,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
         _write(out / f"{name}.svg", plot)
     _write(out / "comparison.json", json.dumps(_as_json(entries, out), indent=2) + "\n")
     _write(out / "comparison.md", _markdown(entries, list(plots)))
+    write_report(folders, out / "report.html")
     page = out / "comparison.html"
     _write(page, _html(entries, plots, out))
     return page
@@ -160,7 +163,7 @@ def _html(entries: Sequence[Entry], plots: dict[str, str], out: Path) -> str:
     runs = sum(len(entry.runs) for entry in entries)
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=escape(f"Comparison: {names}"),
-        style=STYLE_SHEET.read_text(encoding="utf-8"),
+        style=report_styles(),
         runs=runs,
         count=len(entries),
         outcome=_html_table(outcome_table(entries)),
@@ -185,7 +188,7 @@ def _html_table(table: Table) -> str:
         for row in table.rows
     )
     return (
-        f'<div class="scroll"><table class="classes"><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -1,5 +1,5 @@
-"""The report: one HTML page that shows what a run did, to be opened anywhere, without a network."""
+"""The report: one HTML page that shows what runs did, to be opened anywhere, without a network."""
 
-from student_trainer.report.build import STYLE_SHEET, write_report
+from student_trainer.report.build import report_styles, write_report
 
-__all__ = ["STYLE_SHEET", "write_report"]
+__all__ = ["report_styles", "write_report"]

@@ -29,7 +29,7 @@ def evaluations_html(run: RunFolder) -> str:
         f"{level} interval",
     )
     return (
-        '<div class="scroll"><table class="classes"><thead><tr>'
+        '<div class="scroll"><table><thead><tr>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + "</tr></thead><tbody>"
         + "".join(_row(run, key) for key in sorted(keys, key=_order))

@@ -49,11 +49,12 @@ export class RunCharts {
   /**
    * Draws the figures of runs.
    *
-   * @param {{name: string, rows: Object[]}[]} runs `rows` are those of metrics.jsonl.
+   * @param {{name: string, rows: Object[], colour: ?number}[]} runs `rows` are those of
+   *   metrics.jsonl. A run with a colour has all its lines in it; without, each line has its own.
    */
   show(runs) {
     const drawn = this.charts.filter(({ lines, chart }) => {
-      const series = runs.flatMap((run, place) => seriesOf(run, lines, runs.length > 1 ? place : null));
+      const series = runs.flatMap((run) => seriesOf(run, lines));
       const found = series.some(({ points }) => points.some(([, value]) => value !== 0));
       if (found) chart.show(series);
       return found;
@@ -62,16 +63,17 @@ export class RunCharts {
     if (shown.length !== this.root.children.length || shown.some((one, at) => this.root.children[at] !== one)) {
       this.root.replaceChildren(...shown);
     }
-    if (!shown.length) this.root.replaceChildren(element("p", {}, "No figures yet."));
+    if (!shown.length) this.root.replaceChildren(element("p", {}, "No figures."));
   }
 }
 
-/** A run's lines of one chart: coloured by line, or by run where there are several. */
-function seriesOf({ name, rows }, lines, place) {
+/** A run's lines of one chart. */
+function seriesOf({ name, rows, colour = null }, lines) {
+  const own = colour !== null;
   return lines.map(([key, label, errorKey], line) => ({
-    label: place === null ? label : lines.length > 1 ? `${name}: ${label}` : name,
-    colour: (place ?? line) % 6,
-    dashed: place !== null && line > 0,
+    label: own ? (lines.length > 1 ? `${name}: ${label}` : name) : label,
+    colour: own ? colour : line,
+    dashed: own && line > 0,
     points: rows
       .filter((row) => row[key] !== undefined)
       .map((row) => [row.step, row[key], ...(errorKey && row[errorKey] !== undefined ? [row[errorKey]] : [])]),

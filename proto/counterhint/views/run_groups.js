@@ -37,7 +37,9 @@ export class RunGroups {
     }
     this.list.replaceChildren(...[...groups.values()].map((group) => this.#group(group)));
     const kept = responses.findIndex((response) => this.picked && same(response, this.picked));
-    this.#pick(kept < 0 ? responses.findLastIndex(({ tokens }) => tokens.e_ctr) : kept, kept >= 0);
+    const contrasted = responses.findLastIndex(({ tokens }) => tokens.e_ctr);
+    const first = contrasted < 0 ? responses.length - 1 : contrasted;
+    this.#pick(kept < 0 ? first : kept, kept >= 0);
   }
 
   #group(group) {
@@ -67,12 +69,11 @@ export class RunGroups {
   }
 
   #pick(index, quietly = false) {
-    const place = Math.max(index, 0);
-    const rollout = this.reply.responses[place];
+    const rollout = this.reply.responses[index];
     const unchanged = quietly && this.picked && same(rollout, this.picked);
     this.picked = rollout;
     for (const button of this.list.querySelectorAll("[data-rollout]")) {
-      button.setAttribute("aria-pressed", String(Number(button.dataset.rollout) === place));
+      button.setAttribute("aria-pressed", String(Number(button.dataset.rollout) === index));
     }
     if (unchanged) return; // the reader may be in the midst of it
     this.hints.replaceChildren(
@@ -85,7 +86,7 @@ export class RunGroups {
         ),
       ),
     );
-    this.view.show(this.reply, { response: place });
+    this.view.show(this.reply, { response: index });
   }
 }
 

@@ -15,7 +15,7 @@ PLOTS = ["accuracy", "reward", "length", "entropy", "signals", "auc"]
 def test_everything_is_written(folders: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out" / "here"
     assert write_comparison(folders, out) == out / "comparison.html"
-    files = {"comparison.html", "comparison.json", "comparison.md"}
+    files = {"comparison.html", "comparison.json", "comparison.md", "report.html"}
     assert {file.name for file in out.iterdir()} == files | {f"{name}.svg" for name in PLOTS}
 
 
@@ -73,7 +73,7 @@ def test_the_command_compares_several_runs_in_a_folder(
 ) -> None:
     words = [str(folder) for folder in folders]
     assert run_command(Report, "counterhint report", words) == EXIT_BAD_INPUT
-    assert "6 runs are compared: say where to with --out FOLDER" in capsys.readouterr().err
+    assert "6 runs: say where their page goes with --out FILE.html" in capsys.readouterr().err
     words += ["--out", str(tmp_path / "out")]
     assert run_command(Report, "counterhint report", words) == EXIT_DONE
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'out' / 'comparison.html'}\n"
