@@ -1,7 +1,9 @@
 """What runs in the background of every launcher: Redis, teachers, and queue services for each."""
 
 import shutil
+import socket
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +35,41 @@ class Teacher:
     """Folder that the weights which runs publish may come from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages in a browser, of runs as they run."""
+
+    listen: str
+    """`host:port`."""
+    runs_dir: Path
+    """The folder that holds the runs' folders."""
+
+    @classmethod
+    def on_free_port(cls, runs_dir: Path) -> "Pages":
+        """On a port of this machine's loopback that nobody listens on now."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return cls(f"127.0.0.1:{free.getsockname()[1]}", runs_dir)
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds them."""
+        return f"http://{self.listen}"
+
+    def is_ready(self) -> bool:
+        """Whether they are there."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=1.0) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # not listening yet
+            return False
+
+
 def background_services(
-    teachers: Sequence[Teacher], sockets: Path, logs: Path, environment: Mapping[str, str]
+    teachers: Sequence[Teacher],
+    sockets: Path,
+    logs: Path,
+    environment: Mapping[str, str],
+    pages: Pages | None = None,
 ) -> Iterator[Service]:
     """Redis, the teachers and the queue services, in the order in which they start.
 
@@ -46,6 +81,7 @@ def background_services(
         sockets: a private folder for sockets and Redis's data.
         logs: where each process's output goes.
         environment: variables of all but Redis.
+        pages: where the gateway of the first teacher's queue shows runs; None for no gateway.
     """
     redis = LocalRedis(sockets)
     yield Service(
@@ -81,6 +117,20 @@ def background_services(
             ),
             is_ready=partial(is_serving, intake),
             log=logs / f"services{suffix}.log",
+            environment=environment,
+        )
+    if pages is not None:
+        yield Service(
+            name="gateway",
+            command=tuple(
+                counterhint(
+                    *("services", "run", "gateway", "--redis", f"{redis.url}?db=0"),
+                    *("--http-listen", pages.listen, "--runs-dir", str(pages.runs_dir)),
+                    *("--tokenizer", str(teachers[0].model)),
+                )
+            ),
+            is_ready=pages.is_ready,
+            log=logs / "gateway.log",
             environment=environment,
         )
 

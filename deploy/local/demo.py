@@ -9,12 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE
-from deploy.local.background import Teacher, background_services, private_folder, scoring_address
+from deploy.local.background import (
+    Pages,
+    Teacher,
+    background_services,
+    private_folder,
+    scoring_address,
+)
 from deploy.local.commands import (
     REPOSITORY,
     Training,
@@ -133,15 +140,20 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
             run(
                 "making the models", models_command(plan.recipe, plan.models, larger_teacher=larger)
             )
-        with stages.stage("services", "Redis, a gRPC teacher and the queue between them"):
+        with stages.stage(
+            "services", "Redis, a gRPC teacher, the queue between them, pages"
+        ):
             plan.served.weights_root.mkdir()
             logs = plan.out / "logs"
-            for service in background_services([plan.served], sockets, logs, environment):
+            pages = Pages.on_free_port(plan.out.parent)
+            for service in background_services([plan.served], sockets, logs, environment, pages):
                 supervisor.start(service)
                 console.print(
                     f"  {service.name:<9} log: {escape(str(service.log))}", soft_wrap=True
                 )
             supervisor.wait_until_ready()
+            page = f"{pages.url}/runs/{quote(plan.out.name)}"
+            console.print(f"  watch it learn: [bold]{escape(page)}[/]", soft_wrap=True)
         with stages.stage("training", "solutions sampled, verified, scored under hints, learned"):
             address = scoring_address(sockets, plan.teacher)
             run("training", train_command(plan.training, address))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from deploy.local.demo import SUMMARY_KEYS
@@ -54,6 +56,12 @@ class RunningDemo:
         assert process_id is not None
         os.kill(process_id, signal.SIGKILL)
 
+    def shown_run(self) -> dict[str, Any]:
+        """What the page that it tells of reads."""
+        page = re.search(r"(http://\S+)/runs/(\S+)", self.terminal.read_text(encoding="utf-8"))
+        assert page is not None
+        return dict(httpx.get(f"{page[1]}/v1/training-runs/{page[2]}", timeout=30).json())
+
     def part(self, words: str) -> int | None:
         """The process id of the part whose command line holds these words."""
         found = [key for key, command in running_in(self.process).items() if words in command]
@@ -92,6 +100,8 @@ class FinishedDemo:
 
     exit_code: int
     output: str
+    shown: dict[str, Any]
+    """What its pages showed of the run meanwhile."""
     out: Path
     left_running: dict[int, str]
     left_sockets: list[Path]
@@ -103,11 +113,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedDemo:
         running.wait_for_step(3)  # snapshot weights are in use by then
         running.kill("teacher serve")
         running.wait_for_step(10)
-        running.kill("services run")
+        running.kill("services run intake")
+        shown = running.shown_run()
         output = running.wait_for_end()
         return FinishedDemo(
             running.process.returncode,
             output,
+            shown,
             running.out,
             running_in(running.process),
             list(running.sockets.glob("counterhint-*")),
@@ -118,6 +130,13 @@ def test_it_goes_on_when_the_teacher_and_the_services_are_killed(finished: Finis
     assert finished.exit_code == 0, finished.output
     assert "teacher was ended by signal 9; it is started again" in finished.output
     assert "services was ended by signal 9; it is started again" in finished.output
+
+
+def test_the_run_could_be_watched(finished: FinishedDemo) -> None:
+    assert finished.shown["run"] == "run"
+    assert finished.shown["rows"][0]["step"] == 0
+    assert finished.shown["step"] >= 10
+    assert finished.shown["queue"]["tokens"] > 0
 
 
 def test_nothing_is_lost_by_it(finished: FinishedDemo) -> None:

@@ -1,6 +1,13 @@
+from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.local.background import Teacher, background_services, is_serving, scoring_address
+from deploy.local.background import (
+    Pages,
+    Teacher,
+    background_services,
+    is_serving,
+    scoring_address,
+)
 
 
 def test_one_teacher_has_plain_names(tmp_path: Path) -> None:
@@ -9,6 +16,23 @@ def test_one_teacher_has_plain_names(tmp_path: Path) -> None:
     assert [service.name for service in services] == ["redis", "teacher", "services"]
     words = services[1].command
     assert words[words.index("--model") + 1] == str(teacher.model)
+
+
+def test_pages_show_the_runs_beside_the_own_one(tmp_path: Path) -> None:
+    teacher = Teacher("self", tmp_path / "models" / "student", tmp_path / "weights")
+    pages = Pages.on_free_port(tmp_path / "runs")
+    services = list(background_services([teacher], tmp_path, tmp_path / "logs", {}, pages))
+    assert [service.name for service in services] == ["redis", "teacher", "services", "gateway"]
+    words = services[3].command
+    assert words_after(words, "--redis") == words_after(services[2].command, "--redis")
+    assert words_after(words, "--tokenizer") == str(teacher.model)
+    assert words_after(words, "--runs-dir") == str(tmp_path / "runs")
+    assert words_after(words, "--http-listen") == pages.listen
+    assert not pages.is_ready()
+
+
+def words_after(words: Sequence[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
 
 
 def test_each_teacher_has_a_queue_of_its_own(tmp_path: Path) -> None:
