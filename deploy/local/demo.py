@@ -140,9 +140,7 @@ def run_demo(plan: DemoPlan, console: Console) -> dict[str, Any]:
             run(
                 "making the models", models_command(plan.recipe, plan.models, larger_teacher=larger)
             )
-        with stages.stage(
-            "services", "Redis, a gRPC teacher, the queue between them, pages"
-        ):
+        with stages.stage("services", "Redis, a gRPC teacher, the queue between them, pages"):
             plan.served.weights_root.mkdir()
             logs = plan.out / "logs"
             pages = Pages.on_free_port(plan.out.parent)
