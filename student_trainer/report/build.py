@@ -131,12 +131,14 @@ def _paragraphs(runs: Sequence[ShownRun], words: Callable[[ShownRun], list[str]]
 
 def _outcomes(runs: Sequence[ShownRun]) -> str:
     """Each run's outcome in words, as tiles, which the script fills, and its facts."""
-    return "".join(
+    articles = "".join(
         f"<article>{'' if len(runs) == 1 else _named_headline(runs, run)}"
         f'<div class="lede">{_words(run)}</div><div data-tiles="{place}"></div>'
         f'<dl class="run-facts">{_facts(run)}</dl></article>'
         for place, run in enumerate(runs)
     )
+    title = "" if len(runs) == 1 else "<h2>Outcomes</h2>"
+    return f'{title}<div class="outcomes">{articles}</div>'
 
 
 def _named_headline(runs: Sequence[ShownRun], run: ShownRun) -> str:
