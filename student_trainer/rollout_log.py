@@ -1,6 +1,6 @@
 """`rollouts.jsonl`: some rollouts of some steps with their signals, for the report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
 
 from counterhint import contrast, one_sided
+from counterhint.tensors import TokenIds
 from counterhint.token_classes import TokenClasses
 from student_trainer.batches import BatchConfig, Row, micro_batches
 from student_trainer.config import Config
@@ -45,7 +48,7 @@ class TrainedRollout:
 def logged_rollouts(
     step: int,
     rollouts: Sequence[TrainedRollout],
-    texts: Sequence[str],
+    texts_of: Callable[[TokenIds], list[str]],
     classes: TokenClasses,
     method: Method,
     count: int,
@@ -60,7 +63,7 @@ def logged_rollouts(
     Args:
         step: the step, from 1.
         rollouts: that the step trains on.
-        texts: of each token of the vocabulary, `[V]`.
+        texts_of: the texts of a response's tokens, see `streamed_texts`.
         classes: of the vocabulary.
         method: says what the signal does to the advantages.
         count: most rows.
@@ -76,12 +79,24 @@ def logged_rollouts(
             "response_answer": sampled.verdict.answer,
             "correct": sampled.verdict.correct,
             "advantage": row.advantage,
-            "tokens": [texts[token] for token in sampled.token_ids],
+            "tokens": texts_of(sampled.token_ids),
             "token_ids": sampled.token_ids.tolist(),
             "token_classes": [classes.names[one] for one in classes.of(sampled.token_ids)],
             "student": _rounded(row.old_log_probs),
         }
         yield entry | _signals(row) | _advantages(row, method, step) | _hints(rollout.hints)
+
+
+def streamed_texts(tokenizer: PreTrainedTokenizerBase, token_ids: TokenIds) -> list[str]:
+    """Each token's share of the decoded text, blanks between words included.
+
+    One after another they are the text. Of a character that is split over tokens, the last one has
+    it and the others are empty. A tokenizer without a tokenizer.json decodes each token by itself.
+    """
+    if not tokenizer.is_fast:
+        return [str(text) for text in tokenizer.batch_decode([[one] for one in token_ids.tolist()])]
+    stream = DecodeStream(skip_special_tokens=False)
+    return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in token_ids.tolist()]
 
 
 def _chosen(rollouts: Sequence[TrainedRollout]) -> list[TrainedRollout]:

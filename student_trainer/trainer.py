@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ from student_trainer.prompts import Prompts
 from student_trainer.ranks import Ranks
 from student_trainer.recipe import Recipe
 from student_trainer.resume import find_checkpoint
-from student_trainer.rollout_log import TrainedRollout, logged_rollouts
+from student_trainer.rollout_log import TrainedRollout, logged_rollouts, streamed_texts
 from student_trainer.rollouts.generate import RolloutGenerator
 from student_trainer.run_records import RunRecords
 from student_trainer.sampling_ahead import SamplingAhead
@@ -381,9 +382,10 @@ class Trainer:
             for entry in rollouts.groups
             for index, row in entry.rows.items()
         ]
-        texts, classes = self._measurement.texts, self._measurement.classes
+        texts_of = partial(streamed_texts, self._student.tokenizer)
+        classes = self._measurement.classes
         self._records.log_rollouts(
-            logged_rollouts(step, trained, texts, classes, self._method, config.rollouts)
+            logged_rollouts(step, trained, texts_of, classes, self._method, config.rollouts)
         )
 
     def _add_totals(

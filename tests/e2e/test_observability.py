@@ -224,7 +224,7 @@ def test_token_ids_and_texts_are_not_in_the_logs(system: System) -> None:
         for rollout in system.rollouts:
             assert rollout["problem"] not in log, part
             if len(rollout["tokens"]) > 2:
-                assert " ".join(rollout["tokens"]) not in log, part
+                assert "".join(rollout["tokens"]) not in log, part
 
 
 def documented(*sections: str) -> set[str]:

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from counterhint.tensors import TokenIds
 from counterhint.token_classes import TokenClasses
 from student_trainer.batches import Row
 from student_trainer.hints import HintConfig, choose_hints
@@ -17,8 +20,9 @@ from student_trainer.losses import (
     RlsdConfig,
     TeacherNeeds,
 )
-from student_trainer.rollout_log import TrainedRollout, logged_rollouts
+from student_trainer.rollout_log import TrainedRollout, logged_rollouts, streamed_texts
 from student_trainer.scoring import TeacherScores
+from student_trainer.tiny.tokenizer import build_tokenizer
 from tests.student_trainer.rollouts_of import make_group
 
 TEXTS = [f" w{index}" for index in range(64)]
@@ -45,8 +49,12 @@ def trained(verdicts: str, needs: TeacherNeeds, unscored: bool = False) -> list[
     return rollouts
 
 
+def texts_of(token_ids: TokenIds) -> list[str]:
+    return [TEXTS[token] for token in token_ids]
+
+
 def logged(rollouts: list[TrainedRollout], method: Method, count: int) -> list[dict[str, Any]]:
-    rows = list(logged_rollouts(5, rollouts, TEXTS, CLASSES, method, count))
+    rows = list(logged_rollouts(5, rollouts, texts_of, CLASSES, method, count))
     json.dumps(rows, allow_nan=False)
     return rows
 
@@ -131,3 +139,21 @@ def test_scored_rollouts_come_first() -> None:
     rows = logged(rollouts, method, 4)
     assert [row["correct"] for row in rows] == [False, False, False, True]
     assert "e_ctr" not in rows[3]
+
+
+def test_texts_of_tokens_are_the_text_when_put_together() -> None:
+    tokenizer = build_tokenizer()
+    ids = np.array(tokenizer.encode("hence 1 (1) +5 =6 . answer 6"), np.int32)
+    texts = streamed_texts(tokenizer, ids)
+    assert texts[:3] == ["hence", " 1", " (1)"]
+    assert "".join(texts) == "hence 1 (1) +5 =6 . answer 6"
+
+
+def test_a_split_character_belongs_to_the_token_that_completes_it() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    byte_level = Tokenizer(models.BPE({one: index for index, one in enumerate(alphabet)}, []))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level)
+    ids = np.array(tokenizer.encode("a €"), np.int32)
+    assert streamed_texts(tokenizer, ids) == ["a", " ", "", "", "€"]
