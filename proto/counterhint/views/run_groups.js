@@ -10,7 +10,7 @@ export class RunGroups {
     this.list = element("div", { class: "groups" });
     this.hints = element("div", { class: "hints" });
     this.tokens = element("div");
-    this.view = new TokenView(this.tokens);
+    this.view = new TokenView(this.tokens, ({ response }) => this.#follow(response));
     root.classList.add("run-groups");
     root.replaceChildren(this.list, element("div", {}, this.hints, this.tokens));
   }
@@ -69,15 +69,20 @@ export class RunGroups {
   }
 
   #pick(index, quietly = false) {
-    const rollout = this.reply.responses[index];
-    const unchanged = quietly && this.picked && same(rollout, this.picked);
-    this.picked = rollout;
+    const unchanged = quietly && this.picked && same(this.reply.responses[index], this.picked);
+    this.#mark(index, unchanged);
+    if (!unchanged) this.view.show(this.reply, { response: index }); // else the reader may be in it
+  }
+
+  /** Marks a rollout as the one that is shown, with its hints unless they are there. */
+  #mark(index, withHints = false) {
+    this.picked = this.reply.responses[index];
     for (const button of this.list.querySelectorAll("[data-rollout]")) {
       button.setAttribute("aria-pressed", String(Number(button.dataset.rollout) === index));
     }
-    if (unchanged) return; // the reader may be in the midst of it
+    if (withHints) return;
     this.hints.replaceChildren(
-      ...Object.entries(rollout.hints ?? {}).map(([name, text]) =>
+      ...Object.entries(this.picked.hints ?? {}).map(([name, text]) =>
         element(
           "details",
           {},
@@ -86,7 +91,11 @@ export class RunGroups {
         ),
       ),
     );
-    this.view.show(this.reply, { response: index });
+  }
+
+  /** Follows the token view, which has a choice of the rollout as well. */
+  #follow(index) {
+    if (this.reply.responses[index] !== this.picked) this.#mark(index);
   }
 }
 

@@ -75,6 +75,20 @@ def test_a_run_s_tokens_are_coloured_by_their_signal(
     expect(page.locator(".card")).to_contain_text("token 2 of")
 
 
+def test_groups_follow_the_choice_in_the_token_view(visit: Visit, run_dir: Path) -> None:
+    rows = rows_of(run_dir, "rollouts.jsonl")
+    rows[3]["hint_texts"]["correct"] = "the hint of the fourth"
+    write_rows(run_dir / "rollouts.jsonl", rows)
+    page = visit(write_report([run_dir], run_dir / "report.html").as_uri())
+    page.locator(".view-head select").select_option("3")
+    expect(page.locator(".rollouts [aria-pressed=true]")).to_have_attribute("data-rollout", "3")
+    hint = page.locator(".hints details", has_text="Hint: correct")
+    hint.locator("summary").click()
+    expect(hint).to_contain_text("the hint of the fourth")
+    page.locator("[data-signal=e_ctr] .token").first.focus()
+    expect(hint.locator("pre")).to_be_visible()  # it stays open while tokens are looked at
+
+
 def test_two_runs_are_drawn_over_one_another(both: str, visit: Visit) -> None:
     page = visit(both)
     reward = chart(page, "Reward")
