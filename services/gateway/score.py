@@ -170,13 +170,14 @@ async def _stream(gateway: Gateway, prepared: Prepared, caller: Caller) -> Async
             reply = await asyncio.to_thread(
                 response_reply, plan, index, 0, gate, result, prepared.tokenizer
             )
+            line = _line({"response": reply})
         except CounterhintError as error:
             failed(index, error)
         except Exception:  # one response's fault is not the others'
             log.exception("response %d of a streamed request", index)
             failed(index, internal_error())
         else:
-            finished.put_nowait((_line({"response": reply}), result.cost))
+            finished.put_nowait((line, result.cost))
 
     async def score_all() -> None:
         async with asyncio.TaskGroup() as jobs:

@@ -196,6 +196,9 @@ def test_a_run_s_token_reaches_its_own_jobs_alone(on_queue: Any, tmp_path: Path)
                 refused = await client.get(path, headers=headers)
                 assert refused.status_code == 401
                 assert refused.headers["www-authenticate"] == "Bearer"
+        for path in ("/v1/jobs", "/v1/distill/score", "/v1/completions"):
+            refused = await client.post(path, content=b"{")  # a stranger's body is not looked at
+            assert refused.status_code == 401
         for path in ("/health", "/ready", "/docs", "/openapi.json", "/"):
             assert (await client.get(path)).status_code == 200
 

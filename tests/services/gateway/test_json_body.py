@@ -77,3 +77,15 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
 
 def test_a_number_too_large_for_a_float_is_left_to_the_model() -> None:
     assert parse_strictly(b"1e999", 0) == math.inf
+
+
+def test_large_bodies_that_are_wrong_are_refused_in_time_that_grows_with_their_size() -> None:
+    open_text = b'"' + b'\\"' * 500_000  # with its square, these took hours
+    names = b",".join(b'"%d": 1' % index for index in range(200_000))
+    for body, said in (
+        (open_text, "Unterminated string"),
+        (open_text + b"\\", "Unterminated string"),
+        (b"{" + names + b', "199999": 1}', "'199999' occurs twice"),
+    ):
+        with pytest.raises(HttpError, match=said):
+            parse_strictly(body, 16)
