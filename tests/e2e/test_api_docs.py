@@ -14,11 +14,9 @@ import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from transformers import LlamaConfig
 
-from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
+from tests.byte_level_model import write_byte_level_llama
 from tests.teacher_process import serve_teacher
-from tests.tiny_models import WEIGHT_SPREAD, write_model
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
@@ -36,23 +34,7 @@ class System:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = byte_level_tokenizer()
-    tokenizer.save_pretrained(folder)
-    write_model(
-        folder,
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            initializer_range=WEIGHT_SPREAD,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-    )
+    write_byte_level_llama(folder)
     sockets = tmp_path_factory.mktemp("sockets")
     address = f"unix://{sockets}/intake.sock"
     with serve_teacher(folder, sockets, ["--device", "cpu"]) as teacher:

@@ -25,7 +25,7 @@ NO_TEXT = (
 def test_a_method_that_is_no_text_takes_no_server_away(tmp_path: Path) -> None:
     child = get_context("spawn").Process(target=break_and_go_on, args=(tmp_path,))
     child.start()
-    child.join(60.0)
+    child.join(120.0)
     if child.exitcode == -signal.SIGSEGV:
         pytest.xfail("when its loop breaks, grpc.aio frees calls that its core still waits for")
     assert child.exitcode == 0

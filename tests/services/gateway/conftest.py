@@ -6,25 +6,15 @@ from pathlib import Path
 import pytest
 
 from services.gateway.tokenizer import Tokenizer
-from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
+from tests.byte_level_model import write_byte_level_llama
 from tests.teacher_process import serve_teacher
-from tests.tiny_models import write_tiny_llama
 
 
 @pytest.fixture(scope="session")
 def byte_level_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama whose tokenizer writes every text and has a chat template."""
     folder = tmp_path_factory.mktemp("byte-level")
-    tokenizer = byte_level_tokenizer()
-    write_tiny_llama(
-        folder,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=1024,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
-    tokenizer.save_pretrained(folder)
+    write_byte_level_llama(folder)
     return folder
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from services.gateway.app import make_app
 from services.gateway.state import Gateway
@@ -18,41 +18,8 @@ from services.queue.memory import MemoryQueue
 from services.queue.records import QueueSettings
 from services.submission import Submissions
 from tests.services.dispatching import dispatching
-from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
-from tests.teacher_process import serve_teacher
-from tests.tiny_models import WEIGHT_SPREAD, write_model
 
 TEXT = "So né 3 + 4 = 7 🙂"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "byte-level"
-    folder.mkdir()
-    tokenizer = byte_level_tokenizer()
-    tokenizer.save_pretrained(folder)
-    write_model(
-        folder,
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=128,
-            initializer_range=WEIGHT_SPREAD,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def teacher(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve_teacher(model, tmp_path_factory.mktemp("socket"), ["--device", "cpu"]) as address:
-        yield address
 
 
 Answer = tuple[int, dict[str, Any]]
@@ -60,11 +27,11 @@ Ask = Callable[..., Answer]
 
 
 @pytest.fixture
-def ask(model: Path, teacher: str) -> Ask:
+def ask(byte_level_model: Path, byte_level_teacher: str, tokenizer: Tokenizer) -> Ask:
     """Sends one body to a gateway, and gives status and reply."""
 
     async def send(body: dict[str, Any], tokenizer: Tokenizer | None) -> Answer:
-        async with MemoryQueue(QueueSettings()) as queue, dispatching(queue, [teacher]):
+        async with MemoryQueue(QueueSettings()) as queue, dispatching(queue, [byte_level_teacher]):
             while await queue.teacher() is None:  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0.01)
             gateway = Gateway(queue, Submissions(queue), tokenizer)
@@ -74,8 +41,8 @@ def ask(model: Path, teacher: str) -> Ask:
                 return answer.status_code, answer.json()
 
     def ask(*, text: bool = True, **body: Any) -> Answer:
-        tokenizer = Tokenizer.load(model) if text else None
-        return asyncio.run(send({"model": model.name, "temperature": 0, **body}, tokenizer))
+        sent = {"model": byte_level_model.name, "temperature": 0, **body}
+        return asyncio.run(send(sent, tokenizer if text else None))
 
     return ask
 
@@ -87,14 +54,14 @@ def distributions(model: Path, ids: list[int]) -> torch.Tensor:
     return network(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
 
-def test_echoed_prompts_have_the_model_s_log_probs(ask: Ask, model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def test_echoed_prompts_have_the_model_s_log_probs(ask: Ask, byte_level_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(byte_level_model)
     prompts = [TEXT, "2"]
     status, reply = ask(prompt=prompts, max_tokens=1, echo=True, logprobs=3)
     assert status == 200, reply
     for prompt, choice in zip(prompts, reply["choices"], strict=True):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
-        wanted = distributions(model, ids)
+        wanted = distributions(byte_level_model, ids)
         found = choice["logprobs"]
         assert len(found["tokens"]) == len(ids) + 1
         assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
@@ -111,10 +78,10 @@ def test_echoed_prompts_have_the_model_s_log_probs(ask: Ask, model: Path) -> Non
     read = sum(len(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts)
     usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2}
     assert reply["usage"] == usage
-    assert (reply["object"], reply["model"]) == ("text_completion", model.name)
+    assert (reply["object"], reply["model"]) == ("text_completion", byte_level_model.name)
 
 
-def test_characters_that_are_split_over_tokens_are_shown_as_bytes(ask: Ask, model: Path) -> None:
+def test_characters_that_are_split_over_tokens_are_shown_as_bytes(ask: Ask) -> None:
     status, reply = ask(prompt=TEXT, max_tokens=0, echo=True, logprobs=1)
     assert status == 200, reply
     (choice,) = reply["choices"]
@@ -133,8 +100,8 @@ def test_characters_that_are_split_over_tokens_are_shown_as_bytes(ask: Ask, mode
             assert TEXT[offset:].startswith(token)
 
 
-def test_token_ids_and_text_say_the_same(ask: Ask, model: Path) -> None:
-    ids = AutoTokenizer.from_pretrained(model).encode(TEXT, add_special_tokens=False)
+def test_token_ids_and_text_say_the_same(ask: Ask, byte_level_model: Path) -> None:
+    ids = AutoTokenizer.from_pretrained(byte_level_model).encode(TEXT, add_special_tokens=False)
     of_text = ask(prompt=TEXT, max_tokens=0, echo=True, logprobs=0)[1]["choices"][0]
     of_ids = ask(prompt=ids, max_tokens=0, echo=True, logprobs=0)[1]["choices"][0]
     of_lists = ask(prompt=[ids, ids[:1]], max_tokens=0, echo=True, logprobs=0)[1]["choices"]
@@ -146,16 +113,16 @@ def test_token_ids_and_text_say_the_same(ask: Ask, model: Path) -> None:
     assert bare["logprobs"]["tokens"] == [f"token_id:{index}" for index in ids]
 
 
-def test_the_next_token_alone(ask: Ask, model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def test_the_next_token_alone(ask: Ask, byte_level_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(byte_level_model)
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
-    best = int(distributions(model, ids)[-1].argmax())
+    best = int(distributions(byte_level_model, ids)[-1].argmax())
     status, reply = ask(prompt=ids, max_tokens=1, logprobs=2)
     assert status == 200, reply
     (choice,) = reply["choices"]
     assert len(choice["logprobs"]["tokens"]) == len(choice["logprobs"]["top_logprobs"]) == 1
     value = choice["logprobs"]["token_logprobs"][0]
-    assert math.isclose(value, distributions(model, ids)[-1, best], abs_tol=2e-4)
+    assert math.isclose(value, distributions(byte_level_model, ids)[-1, best], abs_tol=2e-4)
     assert choice["logprobs"]["text_offset"] == [0]
     assert ask(prompt=ids, max_tokens=1)[1]["choices"][0]["logprobs"] is None
 
@@ -173,7 +140,7 @@ def test_the_next_token_alone(ask: Ask, model: Path) -> None:
         ({"prompt": "", "max_tokens": 1}, 422, "EMPTY_PROMPT", "prompt 0 has no token"),
         ({"prompt": "a", "max_tokens": 1, "model": "gpt"}, 404, "MODEL_NOT_FOUND", "byte-level"),
         ({"prompt": [[1, 2], [1, 9999]], "max_tokens": 1}, 422, "TOKEN_ID_OUT_OF_RANGE", "9999"),
-        ({"prompt": [1] * 128, "max_tokens": 1}, 422, "PAIR_TOO_LONG", "at most 128"),
+        ({"prompt": [1] * 1024, "max_tokens": 1}, 422, "PAIR_TOO_LONG", "at most 1024"),
         ({"prompt": "a", "max_tokens": 1, "text": False}, 422, "NO_TOKENIZER", "--tokenizer"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from counterhint import contrast, modulate, one_sided
 from student_trainer.cli import Score
@@ -19,9 +19,8 @@ from student_trainer.hints import Hint
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.score_file import scoring
 from student_trainer.tasks.base import Problem
-from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer
+from tests.byte_level_model import write_byte_level_llama
 from tests.teacher_process import serve_teacher
-from tests.tiny_models import WEIGHT_SPREAD, write_model
 
 OPTIONS = ["--device", "cpu", "--content-cache-bytes", "0"]
 PROBLEMS = ("What is 3 + 4?", "And 2 + 2?", "1 + 1 = ?")
@@ -30,23 +29,7 @@ PROBLEMS = ("What is 3 + 4?", "And 2 + 2?", "1 + 1 = ?")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
-    tokenizer = byte_level_tokenizer()
-    tokenizer.save_pretrained(folder)
-    write_model(
-        folder,
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            initializer_range=WEIGHT_SPREAD,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-    )
+    write_byte_level_llama(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from counterhint import ScoringClient, tokenizer_fingerprint
 from student_trainer.groups import Group, Rollout
@@ -16,9 +16,9 @@ from student_trainer.losses import TeacherNeeds
 from student_trainer.prompts import PromptConfig, Prompts
 from student_trainer.scoring import GroupScoring, ScoredGroup, ScoringConfig, StudentTokens
 from student_trainer.tasks.base import Problem, Verdict
+from tests.byte_level_model import write_byte_level_llama
 from tests.student_trainer.scoring.tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
 from tests.teacher_process import serve_teacher
-from tests.tiny_models import WEIGHT_SPREAD, write_model
 
 PROBLEM = Problem("p", "What is 3 + 4?", "7")
 TEXTS = {
@@ -32,21 +32,7 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     folder = tmp_path_factory.mktemp("teacher")
-    tokenizer = byte_level_tokenizer()
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=WEIGHT_SPREAD,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    made = write_model(folder, config)
+    made = write_byte_level_llama(folder)
     made.name_or_path = str(folder)
     return made
 
