@@ -125,9 +125,8 @@ class RequestMaker:
             case 3:
                 body = json.dumps({**self._score(random), "responses": ["w5"] * 200_000}).encode()
             case _:
-                job = self._score(random)
-                job["contexts"]["correct"] = [5] * 2_000_000
-                body = json.dumps(job).encode()
+                contexts = {"correct": [5] * 2_000_000}
+                body = json.dumps({"contexts": contexts, "responses": ["w5"]}).encode()
         return HttpRequest("large", self.post("/v1/distill/score", body))
 
     def post(self, path: str, body: bytes, *further: str, method: str = "POST") -> bytes:
