@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 _SPLIT = "\N{REPLACEMENT CHARACTER}"
-"""How half a character was logged."""
+"""What decoders make of half a character."""
 
 
 def rollouts_reply(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -63,9 +63,14 @@ def _hints(row: Mapping[str, Any]) -> dict[str, str]:
     return {"correct": texts["correct"], **wrong}
 
 
-def _offsets(texts: list[str]) -> list[tuple[int, int]] | None:
-    """Where each token lies in the UTF-8 of all; None where a character was split between some."""
-    if any(_SPLIT in text for text in texts):
-        return None
+def _offsets(texts: list[str]) -> list[tuple[int, int] | None]:
+    """Where each token lies in the UTF-8 of all; None for the tokens that share a character.
+
+    Of those, the last has the character as its text, and the ones before have none.
+    """
     ends = np.cumsum([0, *(len(text.encode()) for text in texts)]).tolist()
-    return list(pairwise(ends))
+    shared = [text == "" or _SPLIT in text for text in texts]
+    return [
+        None if own or before else bounds
+        for own, before, bounds in zip(shared, [False, *shared], pairwise(ends), strict=False)
+    ]

@@ -42,13 +42,14 @@ function responseOf(row, index) {
   };
 }
 
-/** Where each text stands in the UTF-8 of all; null where a split character was logged as U+FFFD. */
+/** Where each text stands in the UTF-8 of all; null for the tokens that share a character. */
 function byteRanges(texts) {
   const encoder = new TextEncoder();
+  const shared = texts.map((text) => text === "" || text.includes("\ufffd"));
   let end = 0;
-  return texts.map((text) => {
+  return texts.map((text, index) => {
     const start = end;
     end += encoder.encode(text).length;
-    return text.includes("\ufffd") ? null : [start, end];
+    return shared[index] || shared[index - 1] ? null : [start, end];
   });
 }

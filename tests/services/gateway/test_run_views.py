@@ -139,7 +139,7 @@ def test_rollouts_have_the_shape_of_a_score_reply(tmp_path: Path) -> None:
         assert first["tokens"]["e_ctr"] == [0.1, 0.2, None]
         assert first["hints"] == {"correct": "it is 7", "wrong 1": "it is 8", "wrong 2": "it is 9"}
         assert (first["missing"], second["missing"][0]["reason"]) == ([], "NOT_SCORED")
-        assert second["tokens"]["bytes"] is None
+        assert second["tokens"]["bytes"] == [None, None, [4, 5]]
         assert second["tokens"]["e_ctr"] is None
         only = (await client.get("/v1/runs/maths/rollouts?last_steps=1")).json()
         assert [response["step"] for response in only["responses"]] == [20]
