@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
-from counterhint.errors import InvalidJob, JobNotFound, TokenizerMismatch
+from counterhint.errors import EngineFailure, InvalidJob, JobNotFound, TokenizerMismatch
 from counterhint.jobs import Outputs, Scores, ScoringJob, TeacherInfo, pairs_array
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.tensors import TokenIds
@@ -118,7 +118,11 @@ async def _score(
     caller: Caller,
 ) -> Scores | None:
     """Scores of all tokens but the first, and of one behind the last where one is to be written;
-    None when that is none."""
+    None when that is none.
+
+    Raises:
+        EngineFailure: the teacher left them out.
+    """
     response = prompt[1:]
     if body.max_tokens:
         response = np.append(response, prompt[:1])
@@ -134,7 +138,11 @@ async def _score(
         outputs=Outputs(top_k=max(body.logprobs or 0, body.max_tokens)),
     )
     message = await gateway.submissions.score(job_to_message(job), caller, SECONDS)
-    return result_from_message(message, job).scores
+    scores = result_from_message(message, job).scores
+    if scores.missing:  # the reply has no place for a reason
+        reason = scores.missing[0].reason
+        raise EngineFailure("the teacher gave no log probs of a prompt", reason=reason)
+    return scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ was replaced (a resumed run keeps the rows up to its checkpoint) everything is r
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class GrowingRows:
             self._inode, self._end, self._places = -1, 0, []
             return
         with file:
-            status = self._path.stat()
+            status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._end:
                 self._inode, self._end, self._places = status.st_ino, 0, []
             file.seek(self._end)

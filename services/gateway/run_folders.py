@@ -4,15 +4,18 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from counterhint.errors import JobNotFound
 from services.gateway.growing_rows import GrowingRows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,18 @@ class RunFolder:
         except FileNotFoundError:
             return None
 
-    def setting(self, path: str) -> Any:
-        """The value at a dotted path of the run's recipe; None where it has no such key."""
+    def setting(self, path: str, kind: type[T]) -> T | None:
+        """The value at a dotted path of the run's recipe; None where there is none of this type."""
         value: Any = self._recipe
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return value if isinstance(value, kind) else None
 
     @cached_property
     def _recipe(self) -> Any:
         try:
             return yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))
-        except (FileNotFoundError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             return {}
 
 
@@ -82,12 +85,13 @@ class RunFolders:
 
     def all(self) -> list[RunFolder]:
         """Every folder that holds figures, the latest first."""
-        found = {
-            file.parent.name: file.stat().st_mtime for file in self._root.glob("*/metrics.jsonl")
-        }
+        found: dict[str, float] = {}
+        for file in self._root.glob("*/metrics.jsonl"):
+            with suppress(FileNotFoundError):  # it may be removed just now
+                found[file.parent.name] = file.stat().st_mtime
         with self.lock:
-            folders = {name: self._folder(name) for name in found}
-        return sorted(folders.values(), key=lambda folder: -found[folder.name])
+            self._known = {name: self._folder(name) for name in found}
+            return sorted(self._known.values(), key=lambda folder: -found[folder.name])
 
     def find(self, run: str) -> RunFolder:
         """The folder of that name, or of the run that the queue knows by that name.
@@ -109,15 +113,13 @@ class RunFolders:
         path = self._root / name
         run_id = _run_id(path)
         known = self._known.get(name)
-        if known is None or known.run_id != run_id:
-            known = self._known[name] = RunFolder(path, run_id)
-        return known
+        return known if known and known.run_id == run_id else RunFolder(path, run_id)
 
 
 def _run_id(path: Path) -> str | None:
     try:
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     run_id = facts.get("run_id") if isinstance(facts, dict) else None
     return run_id if isinstance(run_id, str) else None

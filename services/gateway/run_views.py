@@ -132,14 +132,14 @@ def _figures(
         folder.metrics.refresh()
         latest: dict[str, float] = {}
         for row in folder.metrics.last_steps(50):  # an evaluation may be some steps ago
-            latest |= {name: row[name] for name in SHOWN if name in row}
+            latest |= {name: row[name] for name in SHOWN if isinstance(row.get(name), int | float)}
         rows = [] if after_step is None else list(folder.metrics.after(after_step))
     facts = {
         "run": folder.name,
         "run_id": folder.run_id,
-        "method": folder.setting("method.kind"),
+        "method": folder.setting("method.kind", str),
         "step": folder.metrics.last_step,
-        "steps": folder.setting("steps"),
+        "steps": folder.setting("steps", int),
         "finished": folder.finished,
         "idle_seconds": folder.idle_seconds,
         "figures": latest,

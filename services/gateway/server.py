@@ -9,8 +9,9 @@ from pathlib import Path
 import uvicorn
 from typing_extensions import override
 
-from counterhint.addresses import check_address, stays_here
+from counterhint.addresses import stays_here
 from counterhint.errors import InputError
+from counterhint.http_probes import check_http_address
 from counterhint.server_security import ServerSecurity
 from services.gateway.app import make_app
 from services.gateway.http_protocol import TimedHeads
@@ -31,11 +32,9 @@ def check_gateway_address(listen: str, security: ServerSecurity) -> None:
     """Refuses an address that the gateway cannot or should not listen on.
 
     Raises:
-        InputError: as `check_address`, or a unix socket.
+        InputError: as `check_http_address`.
     """
-    if listen.startswith("unix:"):
-        raise InputError(f"{OPTION} {listen}: HTTP has no unix socket here; give host:port")
-    check_address(listen, security.insecure or security.tls is not None, OPTION)
+    check_http_address(listen, security.insecure or security.tls is not None, OPTION)
 
 
 @asynccontextmanager
@@ -131,6 +130,7 @@ def _bound(host: str, port: int, listen: str) -> Iterator[socket.socket]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind(address)
+            bound.listen()  # here an address in use has a message; inside uvicorn it would not
         except OSError as error:
             raise InputError(f"{OPTION} {listen} cannot be used: {error.strerror}") from error
         yield bound

@@ -43,8 +43,8 @@ async def keep_current(tls: ServerTls, context: ssl.SSLContext) -> None:
                 continue
             seen = content
             tls.check()
-        except InputError as error:
+            context.load_cert_chain(tls.cert, tls.key)
+        except (InputError, OSError) as error:  # they may be replaced once more meanwhile
             log.error("%s; the certificate read before stays in force", error)
         else:
-            context.load_cert_chain(tls.cert, tls.key)
             log.info("--tls-cert %s: read again", tls.cert)

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from counterhint.jobs import Missing, Scores
+from counterhint.messages import scores_to_message
+from counterhint.v1 import scoring_pb2
 from services.gateway.app import make_app
 from services.gateway.state import Gateway
 from services.gateway.tokenizer import Tokenizer
@@ -18,6 +22,7 @@ from services.queue.memory import MemoryQueue
 from services.queue.records import QueueSettings
 from services.submission import Submissions
 from tests.services.dispatching import dispatching
+from tests.services.gateway.running import scripted
 
 TEXT = "So né 3 + 4 = 7 🙂"
 
@@ -150,3 +155,33 @@ def test_what_a_teacher_cannot_do_is_refused_by_name(
     found, reply = ask(**body)
     assert (found, reply["error"]["code"]) == (status, code)
     assert text in reply["error"]["message"]
+
+
+def test_log_probs_that_are_missing_are_an_error() -> None:
+    prompt = [1, 2, 3]
+    body = {"model": "scripted", "prompt": prompt, "echo": True, "max_tokens": 0, "logprobs": 0}
+
+    async def run() -> None:
+        async with MemoryQueue() as queue:
+            await queue.publish_teacher(scripted(None).info, 600.0)
+            transport = httpx.ASGITransport(make_app(Gateway(queue, Submissions(queue))))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                asking = asyncio.create_task(client.post("/v1/completions", json=body))
+                claim = await queue.claim("worker", 60.0)
+                assert claim is not None
+                response = scoring_pb2.ScoreResponse(id=claim.id)
+                response.scores.CopyFrom(
+                    scores_to_message(
+                        Scores(
+                            sampled=np.full(2, np.nan, np.float32),
+                            valid=np.zeros(2, np.bool_),
+                            missing=(Missing(0, "ENGINE_FAILED"),),
+                        )
+                    )
+                )
+                await queue.complete(claim, response.SerializeToString())
+                answer = await asking
+                assert answer.status_code == 500
+                assert answer.json()["error"]["code"] == "ENGINE_FAILED"
+
+    asyncio.run(run())
