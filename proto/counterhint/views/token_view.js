@@ -171,7 +171,8 @@ export class TokenView {
 
   #showHead() {
     const { reply, response } = this;
-    const contexts = reply.contexts.map(({ name, tokens }) =>
+    const own = reply.contexts.filter(({ name }) => name in response.tokens.log_probs);
+    const contexts = own.map(({ name, tokens }) =>
       tokens === undefined ? name : `${name} (${number(tokens, 9)})`,
     );
     const facts = [

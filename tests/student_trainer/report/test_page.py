@@ -77,7 +77,8 @@ def test_a_run_s_tokens_are_coloured_by_their_signal(
 
 def test_groups_follow_the_choice_in_the_token_view(visit: Visit, run_dir: Path) -> None:
     rows = rows_of(run_dir, "rollouts.jsonl")
-    rows[3]["hint_texts"]["correct"] = "the hint of the fourth"
+    rows[3]["hint_texts"] = {"correct": "the hint of the fourth", "wrong": ["a wrong one"]}
+    rows[3]["wrong_hints"] = rows[3]["wrong_hints"][:1]
     write_rows(run_dir / "rollouts.jsonl", rows)
     page = visit(write_report([run_dir], run_dir / "report.html").as_uri())
     page.locator(".view-head select").select_option("3")
@@ -85,6 +86,8 @@ def test_groups_follow_the_choice_in_the_token_view(visit: Visit, run_dir: Path)
     hint = page.locator(".hints details", has_text="Hint: correct")
     hint.locator("summary").click()
     expect(hint).to_contain_text("the hint of the fourth")
+    expect(page.locator(".view-head")).to_contain_text("correct, wrong 1")
+    expect(page.locator(".view-head")).not_to_contain_text("wrong 2")
     page.locator("[data-signal=e_ctr] .token").first.focus()
     expect(hint.locator("pre")).to_be_visible()  # it stays open while tokens are looked at
 
