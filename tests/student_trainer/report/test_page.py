@@ -55,6 +55,7 @@ def test_a_run_s_charts_and_tiles_are_drawn(report: str, visit: Visit, run_dir: 
     expect(chart(page, "Size of the signals").locator(".key")).to_have_text(["|e_ctr|", "|e_c|"])
     expect(page.locator(".tiles dt").first).to_have_text("Step")
     expect(page.locator("#drawn")).to_have_count(0)
+    assert page.evaluate("performance.getEntriesByType('resource').length") == 0
 
 
 def test_a_run_s_tokens_are_coloured_by_their_signal(
