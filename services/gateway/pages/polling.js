@@ -11,13 +11,18 @@ const LONGEST_MS = 30000;
  * @param {function(): Promise} look
  * @param {number} everyMs
  * @param {Element} problems is filled with what went wrong.
- * @returns {function()} looks at once.
+ * @returns {function()} looks at once, or as soon as the look under way has ended.
  */
 export function poll(look, everyMs, problems) {
   let timer = null;
   let pause = everyMs;
+  let looking = false;
+  let wanted = false; // once more, by somebody who could not wait
 
   async function now() {
+    wanted = looking;
+    if (looking) return; // two looks at a time would each add what is new
+    looking = true;
     clearTimeout(timer);
     try {
       if (!document.hidden) await look();
@@ -27,8 +32,10 @@ export function poll(look, everyMs, problems) {
       if (!(error instanceof ApiError)) throw error;
       problems.replaceChildren(element("p", { class: "notice error" }, error.message));
       pause = Math.min(2 * pause, LONGEST_MS);
+    } finally {
+      looking = false;
     }
-    timer = setTimeout(now, pause);
+    timer = setTimeout(now, wanted ? 0 : pause);
   }
 
   document.addEventListener("visibilitychange", () => document.hidden || now());

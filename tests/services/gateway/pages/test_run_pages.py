@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.services.gateway.pages.serving import served_gateway
 from tests.services.gateway.test_run_views import ROLLOUT, write_run
@@ -65,6 +65,23 @@ def test_what_a_running_run_adds_appears(url: str, visit: Visit, runs: Path) -> 
     first = page.locator(".group").first
     assert first.locator(".problem").inner_text() == EVIL
     assert page.evaluate("window.done") is None
+
+
+def test_looks_at_a_run_do_not_overlap(url: str, visit: Visit, runs: Path) -> None:
+    page = visit(f"{url}/runs/maths")
+    output = page.locator(".chart", has_text="Reward").locator("output")
+    expect(output).to_have_text("reward 0.39")
+    held: list[Route] = []
+    pattern = "**/v1/training-runs/maths?*"
+    page.route(pattern, lambda route: held.append(route))
+    while not held:
+        page.wait_for_timeout(20)
+    append(runs, "metrics.jsonl", step=40, **{"rollout/reward": 0.875})
+    page.locator("#bearer").dispatch_event("change")
+    page.evaluate("fetch('../health')")  # what was asked for before is known by then
+    assert len(held) == 1
+    page.unroute(pattern)  # which lets the held one go on
+    expect(output).to_have_text("reward 0.875")
 
 
 def test_charts_are_read_by_pointer_and_by_keyboard(url: str, visit: Visit) -> None:
