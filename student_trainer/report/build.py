@@ -123,7 +123,7 @@ def _of_each(runs: Sequence[ShownRun], render: Callable[[ShownRun], str]) -> str
 
 def _paragraphs(runs: Sequence[ShownRun], words: Callable[[ShownRun], list[str]]) -> str:
     return "".join(
-        f'<p class="absent">{escape(text if len(runs) == 1 else f"{run.name}: {text}")}</p>'
+        f'<p class="remark">{escape(text if len(runs) == 1 else f"{run.name}: {text}")}</p>'
         for run in runs
         for text in words(run)
     )
@@ -219,7 +219,7 @@ def _notes(runs: Sequence[ShownRun]) -> str:
     """What the recipes' authors want readers of the signals to know (`report.note`)."""
     scored = [run for run in runs if has_signal(run.run.rollouts, "e_c")]
     notes = dict.fromkeys(run.run.setting("report.note") for run in scored)
-    return "".join(f'<p class="absent">{escape(str(note))}</p>' for note in notes if note)
+    return "".join(f'<p class="remark">{escape(str(note))}</p>' for note in notes if note)
 
 
 def _recipe(shown: ShownRun, alone: bool) -> str:

@@ -20,7 +20,7 @@ def cost_html(run: RunFolder, outcome: Outcome) -> str:
 def _tokens(outcome: Outcome) -> str:
     """Tokens that the teacher computed, beside those of the naive way."""
     if outcome.tokens_naive is None or outcome.tokens_computed is None or outcome.saving is None:
-        return '<p class="absent">No scoring was done in this run.</p>'
+        return '<p class="remark">No scoring was done in this run.</p>'
     saved = 1 - outcome.tokens_computed / outcome.tokens_naive
     shown = bars(
         {
@@ -37,7 +37,7 @@ def _tokens(outcome: Outcome) -> str:
 def _stages(run: RunFolder) -> str:
     stages: Mapping[str, float] = run.summary.get("seconds_by_stage") or {}
     if not stages:
-        return '<p class="absent">The run has not written its times by stage.</p>'
+        return '<p class="remark">The run has not written its times by stage.</p>'
     total = run.summary.get("seconds_total")
     note = f"<p>{duration(total)} in all.</p>" if total is not None else ""
     shown = {name.replace("_", " "): (value, duration(value)) for name, value in stages.items()}

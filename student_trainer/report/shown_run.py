@@ -14,7 +14,7 @@ from student_trainer.report.outcome import Outcome, read_outcome
 from student_trainer.report.run_folder import RunFolder, read_run_folder
 
 MAX_TOKENS = 60_000
-"""Tokens of all rollouts in one report: about 7 MB of page."""
+"""Tokens of all rollouts in one report: about 6 MB of page."""
 MAX_STEPS = 4_000
 """Steps of all runs in one report: about 2 MB of page."""
 _DIGITS = 5

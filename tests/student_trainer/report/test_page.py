@@ -121,7 +121,7 @@ def test_the_rollouts_of_each_run_can_be_chosen(both: str, visit: Visit) -> None
     choice.select_option("grpo")
     expect(page.locator(".token:visible").first).to_be_visible()
     expect(page.locator(".token.positive:visible")).to_have_count(0)
-    expect(page.locator(".absent", has_text="grpo: Its rollouts carry no")).to_be_visible()
+    expect(page.locator(".remark", has_text="grpo: Its rollouts carry no")).to_be_visible()
     expect(page.locator(".notice:visible")).to_contain_text("without the teacher's scores")
 
 
