@@ -273,7 +273,8 @@ class RedisQueue(JobQueue):
             payload=payload,
             wait_seconds=wait / 1000,
             timeout=left / 1000,
-            trace=TraceContext(*(word.decode() for word in trace)),
+            # A job that was queued by a release without traces has neither word.
+            trace=TraceContext(*((word or b"").decode() for word in trace)),
         )
 
     @override

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from counterhint.errors import InputError, Overloaded, Unavailable
+from counterhint.request_context import TraceContext
 from deploy.local.redis import LocalRedis
 from services.queue.records import Claim, JobState, QueuedJob, QueueSettings, Reaped, RunStats
 from services.queue.redis_streams import RedisQueue
@@ -420,3 +421,15 @@ def test_the_list_of_dead_jobs_does_not_grow_for_ever(server: LocalRedis) -> Non
     asyncio.run(run())
     with redis.Redis.from_url(server.url) as client:
         assert client.xlen("{counterhint}:dead") == 0
+
+
+def test_a_job_of_a_release_without_traces_is_claimed(server: LocalRedis) -> None:
+    async def run() -> None:
+        async with RedisQueue(server.url, SETTINGS) as queue:
+            await queue.enqueue(job("a"))
+            with redis.Redis.from_url(server.url) as client:
+                client.hdel("{counterhint}:job:a", "request_id", "traceparent", "note")
+            assert (await claim(queue)).trace == TraceContext()
+            assert await queue.note("a") == b""
+
+    asyncio.run(run())
