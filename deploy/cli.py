@@ -44,7 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "score": Entry(
         "student_trainer.cli:Score", "student", "score the rollouts of a file, without training"
     ),
-    "report": Entry("student_trainer.cli:Report", "student", "write a run's report.html"),
+    "report": Entry("student_trainer.cli:Report", "student", "show runs in one HTML page"),
     "verify-losses": Entry(
         "student_trainer.cli:VerifyLosses",
         "student",

@@ -64,7 +64,10 @@ export class RunGroups {
       element("bdi", {}, answer === null || answer === undefined ? "no answer" : String(answer)),
       element("small", {}, `${number(tokens.id.length, 9)} tokens, advantage ${signed(advantage, 3)}`),
     );
-    button.addEventListener("click", () => this.#pick(index));
+    button.addEventListener("click", () => {
+      this.#pick(index);
+      if (this.tokens.getBoundingClientRect().top > window.innerHeight) this.hints.scrollIntoView();
+    });
     return element("li", {}, button);
   }
 
