@@ -123,6 +123,7 @@ class FileScoring:
         )
         self._teacher = teacher
         self._tokenizer = tokenizer
+        self._fingerprint = fingerprint
         self._settings = settings
 
     def score(self, file: RolloutFile, out: Path, progress: Progress | None = None) -> ScoredFile:
@@ -165,6 +166,7 @@ class FileScoring:
             "model": self._teacher.model_id,
             "weights_revision": self._teacher.weights_revision,
             "tokenizer": self._teacher.tokenizer_fingerprint,
+            "student_tokenizer": self._fingerprint,
             "prompts": settings.prompts.model_dump(mode="json"),
             "answer_format": settings.answer_format,
             "hints": settings.hints.model_dump(mode="json"),

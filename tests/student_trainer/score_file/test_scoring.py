@@ -150,6 +150,11 @@ def test_a_stopped_command_goes_on_where_it_was(
     assert len(list(parts.glob("*.parquet"))) == 1
     with pytest.raises(scoring.InputError, match=r"scored with seed=0, not with seed=1"):
         score(file, model, address, seed=1)
+    student = AutoTokenizer.from_pretrained(model)
+    student.add_tokens(["zz"])
+    student.save_pretrained(tmp_path / "student")
+    with pytest.raises(scoring.InputError, match="student_tokenizer="):
+        score(file, tmp_path / "student", address, teacher_tokenizer=model)
     capsys.readouterr()
     out = score(file, model, address, json=True)
     said = json.loads(capsys.readouterr().out)
