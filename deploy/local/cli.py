@@ -91,8 +91,8 @@ class Compare(Command):
     Makes the recipe's models once and starts Redis, the teachers and the queue services once for
     all runs. A run that has ended is not repeated when the command is given again; one that was cut
     short goes on from its checkpoint. Writes comparison.html (table and plots in one file),
-    comparison.md, comparison.json and the plots as SVG into --out. Exit code 1 when a run failed;
-    the others are compared all the same.
+    comparison.md, comparison.json, the plots as SVG, and report.html (charts and rollouts of all
+    runs) into --out. Exit code 1 when a run failed; the others are compared all the same.
 
     All runs have metrics.signals=true, and go on to the last step even when they collapse
     (stop_after_unmixed_steps); --set has the last word.
