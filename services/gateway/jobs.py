@@ -186,7 +186,7 @@ def _result(
         job = _raw_job(response.id, body, "", fingerprint)
         return _raw_reply(body, result_from_message(response, job), tokenizer)
     tokenizer = usable_tokenizer(body, fingerprint, tokenizer)
-    plan = make_plan(body, tokenizer)
+    plan = make_plan(body, tokenizer, None)
     job = plan.job(response.id, body, "", fingerprint, range(len(plan.responses)))
     result = result_from_message(response, job)
     return score_reply(response.id, plan, body.gate.build(), result, tokenizer)

@@ -80,7 +80,7 @@ async def prepare(gateway: Gateway, request: ScoreRequest, caller: Caller) -> Pr
     fingerprint = teacher.tokenizer_fingerprint
     check_fingerprint(request, fingerprint)
     tokenizer = usable_tokenizer(request, fingerprint, gateway.tokenizer)
-    plan = await asyncio.to_thread(make_plan, request, tokenizer)
+    plan = await asyncio.to_thread(make_plan, request, tokenizer, teacher.max_model_len)
     return Prepared(request, plan, teacher, tokenizer, run_of(request, caller.run))
 
 

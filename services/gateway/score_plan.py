@@ -102,17 +102,21 @@ def usable_tokenizer(
     )
 
 
-def make_plan(request: ScoreRequest, tokenizer: Tokenizer | None) -> ScorePlan:
+def make_plan(
+    request: ScoreRequest, tokenizer: Tokenizer | None, max_model_len: int | None
+) -> ScorePlan:
     """What a request asks for; takes the processor for a while when its texts are long.
 
     Args:
         request: the body.
         tokenizer: the teacher's; may be None where the request holds token ids only.
+        max_model_len: tokens that the teacher takes at most; None for a request that was taken.
 
     Raises:
-        InvalidJob: a text cannot be tokenized, or log probs that are not one for each token.
+        InvalidJob: a text cannot be tokenized or is too long, or log probs that are not one for
+            each token.
     """
-    named = _contexts(request, tokenizer)
+    named = _contexts(request, tokenizer, max_model_len)
     items = tuple(request.items)
     responses = tuple(
         _response(item, f"responses.{index}", tokenizer) for index, item in enumerate(items)
@@ -126,7 +130,9 @@ def make_plan(request: ScoreRequest, tokenizer: Tokenizer | None) -> ScorePlan:
     )
 
 
-def _contexts(request: ScoreRequest, tokenizer: Tokenizer | None) -> dict[str, TokenIds]:
+def _contexts(
+    request: ScoreRequest, tokenizer: Tokenizer | None, max_model_len: int | None
+) -> dict[str, TokenIds]:
     """The contexts by name, in the order of the reply."""
     if request.contexts is not None:
         given = request.contexts
@@ -142,7 +148,16 @@ def _contexts(request: ScoreRequest, tokenizer: Tokenizer | None) -> dict[str, T
         messages: list[ChatMessage] = [{"role": "user", "content": text}]
         if request.system is not None:
             messages.insert(0, {"role": "system", "content": request.system})
-        return tokenizer.encode_chat(messages, param, thinking=request.thinking)
+        ids = tokenizer.encode_chat(messages, param, thinking=request.thinking)
+        # A long problem is in the prompt of each hint: it is refused before it is tokenized again.
+        if max_model_len is not None and len(ids) > max_model_len:
+            raise InvalidJob(
+                f"{param}: its prompt has {len(ids)} tokens, but the teacher takes at most "
+                f"{max_model_len}: shorten problem or hint",
+                reason="PAIR_TOO_LONG",
+                details={"param": param, "tokens": len(ids), "max_model_len": max_model_len},
+            )
+        return ids
 
     hinted = [
         prompt(

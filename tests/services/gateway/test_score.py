@@ -213,7 +213,12 @@ def test_without_a_tokenizer_ids_are_scored_and_text_is_refused(score: Any) -> N
         ({"gate": {"clip_low": 3}}, 422, "INVALID_REQUEST", "gate"),
         ({"timeout_seconds": 0}, 422, "INVALID_REQUEST", "timeout_seconds"),
         ({"run": "../other"}, 422, "INVALID_REQUEST", "run"),
-        ({"problem": "x" * 5000}, 422, "PAIR_TOO_LONG", None),
+        ({"problem": "x" * 5000}, 422, "PAIR_TOO_LONG", "correct_hint"),  # the first that has it
+        ({"responses": ["x" * 5000]}, 422, "PAIR_TOO_LONG", None),
+        (
+            {"wrong_hints": [{"hint": "x" * 5000, "answer": "6"}]},
+            *(422, "PAIR_TOO_LONG", "wrong_hints.0"),
+        ),
         ({"tokenizer_fingerprint": "0" * 64}, 409, "TOKENIZER_MISMATCH", None),
     ],
 )

@@ -102,7 +102,7 @@ def test_prompts_are_the_trainer_s(name: str, template: str) -> None:
             "responses": ["12"],
         }
     )
-    plan = make_plan(request, gateway_tokenizer(name))
+    plan = make_plan(request, gateway_tokenizer(name), None)
     assert plan.names == ("correct", "wrong 1", "unhinted")
     for ours, theirs in zip(
         plan.contexts,
