@@ -3,6 +3,7 @@
 import logging
 import time
 
+from h11 import LocalProtocolError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -73,6 +74,9 @@ class Gate:
             else:
                 with working_for("", "", trace):
                     await self._app(scope, receive, send_with_headers)
+        except LocalProtocolError as error:
+            # What the client sent behind the request was no HTTP, and its connection is over.
+            log.info("request %s cannot be answered: %s", request_id, error)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:  # half a response is out: only the connection can still say that it failed

@@ -70,8 +70,8 @@ def _is_bug(record: str) -> bool:
     when its loop breaks (see `counterhint.lasting_server`).
     """
     of_grpc = any(name in record for name in ("ExecuteBatchError", "_server_main_loop"))
-    of_grpc = of_grpc and str(Path(__file__).parents[2]) not in record
-    return "Traceback" in record and not of_grpc
+    ours = str(Path(__file__).parents[2]) in record and "SendStatusFromServer" not in record
+    return "Traceback" in record and (ours or not of_grpc)
 
 
 @dataclass
