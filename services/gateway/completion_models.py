@@ -4,15 +4,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from services.gateway.score_models import Body, Ids
+from services.gateway.score_models import Body, Entries, Ids
 
 MAX_PROMPTS = 1024
 """Prompts of one request."""
 MAX_TOP = 128
 """Largest `logprobs`; the teacher's own bound may be lower."""
 
-Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-IdLists = Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+Texts = Annotated[Entries[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+IdLists = Annotated[Entries[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
@@ -47,7 +47,7 @@ class CompletionRequest(Body):
     """Without effect."""
     seed: int | None = None
     """Without effect: nothing is drawn."""
-    stop: str | list[str] | None = None
+    stop: str | Entries[str] | None = None
     """Without effect on one token."""
     user: str | None = None
     """Without effect."""

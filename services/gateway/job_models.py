@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from services.gateway.errors import ErrorFacts
-from services.gateway.score_models import MAX_RESPONSES, Addressed, Body, Ids, ScoreRequest
+from services.gateway.score_models import MAX_RESPONSES, Addressed, Body, Entries, Ids, ScoreRequest
 from services.gateway.score_reply import CostReply, Numbers, ScoreReply, TopToken
 from services.queue.records import JobState
 
@@ -20,7 +20,7 @@ class RawOutputs(Body):
 
     sampled: bool = True
     """The log prob of the token that stands there."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, lt=2**31)
     """How many of the most probable tokens."""
     entropy: bool = False
     """The entropy of the distribution, in nats."""
@@ -43,11 +43,11 @@ class RawJob(Addressed):
         }
     )
 
-    contexts: list[Ids] = Field(min_length=1, max_length=MAX_CONTEXTS)
+    contexts: Entries[Ids] = Field(min_length=1, max_length=MAX_CONTEXTS)
     """Prompts, each once."""
-    responses: list[Ids] = Field(min_length=1, max_length=MAX_RESPONSES)
+    responses: Entries[Ids] = Field(min_length=1, max_length=MAX_RESPONSES)
     """Responses, each once."""
-    pairs: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(
+    pairs: Entries[Annotated[Entries[int], Field(min_length=2, max_length=2)]] = Field(
         min_length=1, max_length=MAX_PAIRS
     )
     """Context index and response index of each pair."""

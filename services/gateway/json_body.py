@@ -1,7 +1,8 @@
 """JSON bodies, taken strictly: what parsers disagree about is refused and not guessed.
 
 Refused are names that occur twice in an object, `NaN` and `Infinity`, lone surrogates, bytes that
-are no UTF-8, and nesting beyond a bound, which is checked before anything is parsed.
+are no UTF-8, objects of very many names, and nesting beyond a bound, which is checked before
+anything is parsed.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 BODY_SECONDS = 60.0
 """How long a body may take to arrive."""
+MOST_NAMES = 256
+"""Names of one object: more than any has here, and each that is not known would be an error."""
 _LARGE_BYTES = 64 * 1024
 """A larger body is parsed beside the event loop."""
 
@@ -120,6 +123,8 @@ def _depth(body: bytes) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_NAMES:
+        raise ValueError(f"an object has {len(pairs)} names, at most {MOST_NAMES} are taken")
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)

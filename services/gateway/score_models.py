@@ -1,6 +1,6 @@
 """The body of `POST /v1/distill/score`: a problem with hints, chats, or token ids."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -63,8 +63,11 @@ def _form(value: object) -> str:
     return "<text>" if isinstance(value, str) else "<object>"
 
 
-Chat = Annotated[list[Message], Field(min_length=1, max_length=256)]
-Ids = Annotated[list[TokenId], Field(min_length=1)]
+T = TypeVar("T")
+Entries = Annotated[list[T], Field(fail_fast=True)]
+"""A list whose first wrong entry is its only error: to report millions would take minutes."""
+Chat = Annotated[Entries[Message], Field(min_length=1, max_length=256)]
+Ids = Annotated[Entries[TokenId], Field(min_length=1)]
 
 
 class Chats(Body):
@@ -72,7 +75,7 @@ class Chats(Body):
 
     correct: Chat
     """What the teacher is told under the correct hint."""
-    wrong: list[Chat] = Field([], max_length=MAX_WRONG)
+    wrong: Entries[Chat] = Field([], max_length=MAX_WRONG)
     """What it is told under each wrong hint."""
     unhinted: Chat | None = None
     """What it is told without a hint."""
@@ -83,7 +86,7 @@ class ContextIds(Body):
 
     correct: Ids
     """Under the correct hint."""
-    wrong: list[Ids] = Field([], max_length=MAX_WRONG)
+    wrong: Entries[Ids] = Field([], max_length=MAX_WRONG)
     """Under each wrong hint."""
     unhinted: Ids | None = None
     """Without a hint."""
@@ -96,7 +99,7 @@ class Response(Body):
     """Its text; tokenized by itself, special tokens' names as text."""
     token_ids: Ids | None = None
     """Its tokens, exactly as they were sampled."""
-    student_log_probs: list[float] | None = None
+    student_log_probs: Entries[float] | None = None
     """The student's own log probs, one for each token."""
     advantage: float | None = None
     """Its group-relative advantage, to be modulated."""
@@ -195,7 +198,7 @@ class ScoreRequest(Addressed):
     """A correct solution's text, or the text and its final answer."""
     correct_answer: str | None = None
     """The correct solution's final answer, where `correct_hint` is a text."""
-    wrong_hints: list[HintOrText] = Field([], max_length=MAX_WRONG)
+    wrong_hints: Entries[HintOrText] = Field([], max_length=MAX_WRONG)
     """Incorrect solutions; without any there is no contrast."""
     template: Literal["answer_only", "neutral", "terse", "verbose"] = "neutral"
     """How problem and hint become a prompt; correct and wrong hints go through the same one."""
@@ -209,9 +212,9 @@ class ScoreRequest(Addressed):
     """Whether the responses are also scored under the problem alone."""
     messages: Chats | None = None
     contexts: ContextIds | None = None
-    responses: list[ResponseOrText] = Field(min_length=1, max_length=MAX_RESPONSES)
+    responses: Entries[ResponseOrText] = Field(min_length=1, max_length=MAX_RESPONSES)
     """What is scored, token by token."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, lt=2**31)
     """How many of the teacher's most probable tokens to return at each position."""
     entropy: bool = False
     """Whether to return the entropy of the teacher's distribution, in nats."""

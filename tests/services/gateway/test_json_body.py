@@ -85,7 +85,7 @@ def test_large_bodies_that_are_wrong_are_refused_in_time_that_grows_with_their_s
     for body, said in (
         (open_text, "Unterminated string"),
         (open_text + b"\\", "Unterminated string"),
-        (b"{" + names + b', "199999": 1}', "'199999' occurs twice"),
+        (b"{" + names + b"}", "200000 names, at most 256"),
     ):
         with pytest.raises(HttpError, match=said):
             parse_strictly(body, 16)

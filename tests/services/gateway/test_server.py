@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import httpx
@@ -122,6 +123,36 @@ def test_what_is_no_request_for_it() -> None:
             body = answer.json()
             assert (answer.status_code, body["error"]["code"]) == (status, code)
             assert set(body["error"]) == {"message", "type", "param", "code"}
+
+    with_gateway(use)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        ("jobs", {"responses": [[-1] * 1000]}, "responses.0.0"),
+        ("jobs", {"contexts": [[1]] * 9 + [[]] * 90}, "contexts.9"),
+        ("jobs", {"pairs": [[0]] * 1000}, "pairs.0"),
+        ("jobs", {"pairs": [["a"] * 1000]}, "pairs.0.0"),
+        ("distill/score", {"responses": [1] * 100}, "responses.0"),
+        ("distill/score", {"wrong_hints": [1] * 50}, "wrong_hints.0"),
+        (
+            "distill/score",
+            {"responses": [{"text": "a", "student_log_probs": [None] * 1000}]},
+            "responses.0.student_log_probs.0",
+        ),
+    ],
+)
+def test_the_first_of_many_wrong_entries_is_the_only_error(
+    path: str, change: dict[str, Any], param: str
+) -> None:
+    body = {**(RAW if path == "jobs" else EXAMPLE), **change}
+
+    async def use(client: httpx.AsyncClient) -> None:
+        answer = await client.post(f"/v1/{path}", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (422, param)
+        assert "more)" not in error["message"]
 
     with_gateway(use)
 
