@@ -156,6 +156,12 @@ def test_three_ways_to_say_the_same(score: Any, tokenizer: Tokenizer) -> None:
             np.testing.assert_allclose(other[0]["tokens"]["log_probs"][name], column, atol=1e-5)
 
 
+@pytest.mark.parametrize("top_k", [2**31, 10**400])
+def test_a_top_k_beyond_every_vocabulary_is_refused(score: Any, top_k: int) -> None:
+    ((status, reply),) = score({**EXAMPLE, "top_k": top_k})
+    assert (status, reply["error"]["param"]) == (422, "top_k")
+
+
 def test_without_wrong_hints_there_is_no_contrast_and_it_says_why(score: Any) -> None:
     ((status, reply),) = score({**EXAMPLE, "wrong_hints": [], "unhinted": False})
     assert status == 200
