@@ -1,13 +1,18 @@
 """Clients that begin a request and do not go on."""
 
 import asyncio
-import json
 import logging
 
+import h11
 import httpx
 import pytest
+from starlette.types import Message
 
-from tests.services.gateway.running import RAW, with_gateway
+from services.gateway.app import make_app
+from services.gateway.state import Gateway
+from services.queue.memory import MemoryQueue
+from services.submission import Submissions
+from tests.services.gateway.running import with_gateway
 
 
 @pytest.mark.parametrize("sent", ["", "GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
@@ -28,24 +33,31 @@ def test_a_head_that_does_not_end_is_hung_up_on(sent: str, monkeypatch: pytest.M
     with_gateway(use)
 
 
-def test_what_is_no_http_behind_a_request_ends_its_connection_without_a_fault_of_ours(
+def test_an_answer_to_a_connection_that_broke_http_is_no_fault_of_ours(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    body = json.dumps({"contexts": {"correct": [1]}, "responses": [{"token_ids": [2]}]})
-    body = body[:-1] + ', "timeout_seconds": 0.5}'
+    """uvicorn has answered the break by 400 and closes, while a route's answer is on its way."""
+    broken = h11.Connection(h11.SERVER)
+    broken.receive_data(b"\0 is no HTTP\r\n\r\n")
+    with pytest.raises(h11.RemoteProtocolError):
+        broken.next_event()
+    headers = [("Connection", "close"), ("Content-Length", "0")]
+    broken.send(h11.Response(status_code=400, headers=headers))
+    broken.send(h11.EndOfMessage())
 
-    async def use(client: httpx.AsyncClient) -> None:
-        url = client.base_url
-        reader, writer = await asyncio.open_connection(url.host, url.port)
-        head = "POST /v1/distill/score HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(f"{head}{body}\0no http\r\n\r\n".encode())
-        assert (await reader.read()).startswith(b"HTTP/1.1 400")
-        await asyncio.sleep(1.0)  # until the answer would have come
-        assert (await client.post("/v1/jobs", json=RAW)).status_code == 202
-        writer.close()
+    async def send(message: Message) -> None:
+        broken.send(h11.Response(status_code=message["status"], headers=[]))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def run() -> None:
+        async with MemoryQueue() as queue:
+            app = make_app(Gateway(queue, Submissions(queue)))
+            scope = {"type": "http", "method": "GET", "path": "/health", "headers": []}
+            await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
 
     with caplog.at_level(logging.INFO):
-        with_gateway(use)
+        asyncio.run(run())
     assert "cannot be answered" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
