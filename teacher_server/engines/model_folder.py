@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from counterhint.errors import InputError
@@ -15,7 +16,8 @@ def check_model_folder(folder: Path) -> None:
     """Refuses what is no model folder in the transformers format.
 
     Raises:
-        InputError: the folder is missing, or has no config.json or no safetensors.
+        InputError: the folder is missing, has no config.json or no safetensors, or one of these
+            files is damaged.
     """
     if not folder.is_dir():
         raise InputError(
@@ -26,6 +28,16 @@ def check_model_folder(folder: Path) -> None:
             f"--model {folder} is no model folder: it needs config.json and *.safetensors "
             "(save_pretrained writes both)"
         )
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            # Reads the header, and compares the file's length with it.
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise InputError(
+                f"--model {folder}: its safetensors are damaged ({file.name}: {error}): copy the "
+                "folder again"
+            ) from error
 
 
 def folder_fingerprint(folder: Path) -> str:

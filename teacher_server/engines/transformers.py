@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from counterhint.errors import EngineFailure, InputError, JobCancelled
@@ -190,10 +189,6 @@ def load_model(
             local_files_only=True,
             output_loading_info=True,
         )
-    except SafetensorError as error:
-        raise InputError(
-            f"--model {folder}: its safetensors are damaged ({error}): copy the folder again"
-        ) from error
     except (ValueError, OSError) as error:
         raise InputError(f"--model {folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:

@@ -60,6 +60,7 @@ class VllmEngine(Engine):
 
     Raises:
         InputError: vLLM is not installed, or does not take the arguments or the model.
+        Unavailable: ENGINE_DEAD, its processes ended while they loaded the model.
     """
 
     concurrent_jobs = 64
@@ -78,8 +79,15 @@ class VllmEngine(Engine):
         self._names = map(str, itertools.count())
         self.second_requests = 0
         """Pairs that had to be sent again because a prefix hit had swallowed some of their rows."""
-        self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
         self.info = _describe(options, config, self._path)
+        try:
+            self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
+        except RuntimeError as error:  # vLLM has no class of its own for this
+            raise Unavailable(
+                f"vLLM could not load --model {options.model}; its processes say why above "
+                f"({error})",
+                reason=ENGINE_DEAD,
+            ) from error
         self._weights = VllmWeights(self._llm, options, self.info.weights_revision)
         self._ranks: int = config.parallel_config.data_parallel_size
         self._traces = config.observability_config.otlp_traces_endpoint is not None

@@ -247,18 +247,6 @@ def test_a_folder_that_lacks_tensors_is_refused(model_folder, tmp_path):
         make(folder)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[8:]])
-def test_damaged_safetensors_are_refused(model_folder, tmp_path, damage):
-    folder = without(model_folder, tmp_path / "copy")
-    file = folder / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(
-        InputError, match=r"safetensors are damaged .* copy the folder again"
-    ) as refused:
-        make(folder)
-    assert str(folder) in str(refused.value)
-
-
 def test_an_unknown_kind_of_model_is_refused(model_folder, tmp_path):
     folder = without(model_folder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())

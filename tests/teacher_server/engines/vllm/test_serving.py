@@ -1,6 +1,7 @@
 """`counterhint teacher serve --engine vllm` as a child process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from counterhint import ScoringClient
 from counterhint.command_line import EXIT_ENGINE_DEAD
@@ -73,6 +75,18 @@ def test_sigterm_ends_the_teacher_and_vllm_with_it(folder):
         assert rest == b""
         assert b"Traceback" not in errors
         assert b"TypeError" not in errors
+        wait_until(lambda: not running_in(process))
+
+
+def test_a_model_that_vllm_cannot_load_ends_the_teacher(folder, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with serving(model) as process:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == EXIT_ENGINE_DEAD
+        assert f"vLLM could not load --model {model}" in errors.decode().splitlines()[-1]
         wait_until(lambda: not running_in(process))
 
 

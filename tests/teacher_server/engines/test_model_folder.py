@@ -1,0 +1,21 @@
+"""What is refused before an engine loads anything."""
+
+import shutil
+
+import pytest
+
+from counterhint.errors import InputError
+from teacher_server.engines.model_folder import check_model_folder
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[8:]])
+def test_damaged_safetensors_are_refused(model_folder, tmp_path, damage):
+    folder = shutil.copytree(model_folder, tmp_path / "copy")
+    check_model_folder(folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(
+        InputError, match=r"safetensors are damaged .* copy the folder again"
+    ) as refused:
+        check_model_folder(folder)
+    assert str(folder) in str(refused.value)
