@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
@@ -17,6 +16,7 @@ from counterhint.errors import InputError, JobNotFound
 from services.queue.base import JobQueue
 from services.queue.records import JobRecord
 from services.redis_url import open_redis
+from services.tables import print_table
 
 JOB_COLUMNS = tuple(field.name for field in fields(JobRecord))
 
@@ -55,7 +55,7 @@ class QueueCommand(Command):
         table = Table(*columns, box=SIMPLE_HEAD, padding=0)
         for row in rows:
             table.add_row(*(str(getattr(row, column)) for column in columns))
-        Console().print(table)
+        print_table(table)
 
 
 class QueueShow(QueueCommand):

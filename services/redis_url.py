@@ -6,6 +6,9 @@ from counterhint.errors import InputError, Unavailable
 from services.queue.records import QueueSettings
 from services.queue.redis_streams import RedisQueue
 
+LOGIN_REFUSED = ("username-password", "WRONGPASS", "NOAUTH", "Authentication", "HELLO must")
+"""What stands in Redis's errors when it answers, but not to this user."""
+
 
 async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
     """The queue in a Redis that answers; without settings, to look on with those of the others.
@@ -17,10 +20,13 @@ async def open_redis(url: str, settings: QueueSettings | None) -> RedisQueue:
         queue = RedisQueue(url, settings)
         await queue.check()
     except (ValueError, Unavailable) as error:
-        raise InputError(
-            f"--redis {without_password(url)}: {error}; start a Redis 6.2 or newer there, or give "
-            "the URL of one (redis://host:port/0, unix:///path)"
-        ) from error
+        remedy = "start a Redis 6.2 or newer there, or give the URL of one (redis://host:port/0, "
+        remedy += "unix:///path)"
+        if any(words in str(error) for words in LOGIN_REFUSED):
+            remedy = (
+                "give a user that it knows, and its password: redis://USER:PASSWORD@host:port/0"
+            )
+        raise InputError(f"--redis {without_password(url)}: {error}; {remedy}") from error
     return queue
 
 

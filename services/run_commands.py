@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE
@@ -17,6 +16,7 @@ from counterhint.errors import InputError, JobNotFound
 from services.queue.base import JobQueue
 from services.queue.records import RunPolicy, RunRecord
 from services.queue_commands import QueueCommand
+from services.tables import print_table
 
 COLUMNS = (
     *("run_id", "queued", "claimed", "done", "failed", "cancelled", "expired", "dead"),
@@ -48,7 +48,7 @@ class RunsList(QueueCommand):
         table = Table(*COLUMNS, box=SIMPLE_HEAD, padding=0)
         for row in rows:
             table.add_row(*(_cell(row[column]) for column in COLUMNS))
-        Console().print(table)
+        print_table(table)
         return EXIT_DONE
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
@@ -22,6 +21,7 @@ from counterhint.tokens import (
     read_table,
     write_table,
 )
+from services.tables import print_table
 
 ID_DIGITS = 12
 """Hexadecimal digits of a token's digest by which people name it."""
@@ -176,7 +176,7 @@ class TokensList(TokensCommand):
         shown = Table(*TokenRow.__dataclass_fields__, box=SIMPLE_HEAD, padding=0)
         for row in rows:
             shown.add_row(*("" if value is None else str(value) for value in asdict(row).values()))
-        Console().print(shown)
+        print_table(shown)
         return EXIT_DONE
 
 

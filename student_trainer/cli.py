@@ -157,7 +157,7 @@ class Score(Command):
 
     example:
       counterhint score rollouts.jsonl --tokenizer models/student --out scores.parquet
-      counterhint score runs/demo/rollouts.jsonl --tokenizer runs/demo/models/student \
+      counterhint score runs/demo/rollouts.jsonl --tokenizer runs/demo/models/student \\
         --address 127.0.0.1:50050 --out demo.parquet
     """
 

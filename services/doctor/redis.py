@@ -38,7 +38,8 @@ async def look_at_redis(url: str) -> AsyncIterator[Finding]:
                 else "",
             )
     except InputError as error:
-        yield Finding("redis", "problem", str(error), "start it, or give its address in --redis")
+        problem, _, remedy = str(error).rpartition("; ")
+        yield Finding("redis", "problem", problem, remedy)
         return
     async with Redis.from_url(url) as redis:
         for look in (_release, _round_trip, _clock, _settings, _memory):

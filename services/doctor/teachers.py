@@ -17,7 +17,7 @@ from counterhint import (
     tokenizer_fingerprint,
 )
 from counterhint.credentials import Credentials
-from counterhint.errors import InputError
+from counterhint.errors import InputError, PermissionDenied
 from services.doctor.finding import Finding
 
 ANSWER_SECONDS = 10.0
@@ -43,7 +43,11 @@ async def look_at_teachers(
                 teacher = await client.get_teacher(ANSWER_SECONDS)
                 found[address] = teacher
                 yield _identity(address, teacher)
-                yield await _one_token(client, address, teacher)
+                yield await _one_token(client, address, teacher, "doctor")
+        except PermissionDenied as error:  # the token is a run's, and speaks for that run alone
+            run = str(error.details.get("token"))
+            async with AsyncScoringClient(address, credentials=credentials) as client:
+                yield await _one_token(client, address, found[address], run)
         except (CounterhintError, InputError) as error:
             yield Finding(
                 f"teacher {address}",
@@ -74,13 +78,15 @@ def _identity(address: str, teacher: TeacherInfo) -> Finding:
     )
 
 
-async def _one_token(client: AsyncScoringClient, address: str, teacher: TeacherInfo) -> Finding:
+async def _one_token(
+    client: AsyncScoringClient, address: str, teacher: TeacherInfo, run: str
+) -> Finding:
     """Scores one token; a job of its own each time, so that no cache answers."""
     random = np.random.default_rng()
     context = random.integers(0, teacher.vocab_size, 1, dtype=np.int32)
     job = ScoringJob(
         id=f"doctor-{random.integers(2**62)}",
-        run_id="doctor",
+        run_id=run,
         contexts=(context,),
         responses=(random.integers(0, teacher.vocab_size, 1, dtype=np.int32),),
         pairs=pairs_array([(0, 0)]),

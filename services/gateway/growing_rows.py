@@ -62,9 +62,20 @@ class GrowingRows:
 
     def last_steps(self, count: int) -> Iterator[dict[str, Any]]:
         """The rows of the last so many steps that have rows, in order."""
-        steps = list(dict.fromkeys(step for step, _, _ in self._places))[-count:]
-        if steps:
-            yield from self.after(steps[0] - 1)
+        yield from self._read(self._first_of(count))
+
+    def last_steps_within(self, count: int, max_bytes: int) -> tuple[list[dict[str, Any]], int]:
+        """The same, and how many of the older ones are left out because all take more bytes."""
+        wanted = self._first_of(count)
+        first, size = len(self._places), 0
+        while first > wanted and (size := size + self._places[first - 1][2]) <= max_bytes:
+            first -= 1
+        return list(self._read(first)), first - wanted
+
+    def _first_of(self, steps: int) -> int:
+        """The first row of the last so many steps that have rows."""
+        kept = list(dict.fromkeys(step for step, _, _ in self._places))[-steps:]
+        return next((i for i, place in enumerate(self._places) if place[0] in kept), 0)
 
     def _read(self, first: int) -> Iterator[dict[str, Any]]:
         with self._path.open("rb") as file:

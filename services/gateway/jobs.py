@@ -64,7 +64,7 @@ async def submit(
     that of the job: it ends as expired when it is still queued then.
     """
     job = await _job_of(gateway, body, caller, _id_of(idempotency_key))
-    note = zlib.compress(_BODY.dump_json(body, exclude_defaults=True))
+    note = await asyncio.to_thread(_note_of, body)
     job_id = await gateway.submissions.submit(
         job_to_message(job), caller, body.timeout_seconds, note
     )
@@ -94,6 +94,11 @@ async def cancel(job_id: JobId, gateway: GatewayState, caller: AnyCaller) -> Res
 def _id_of(key: str | None) -> str:
     """The id of a new job, the same one for the same key."""
     return new_id() if key is None else f"key-{hashlib.sha256(key.encode()).hexdigest()[:40]}"
+
+
+def _note_of(body: ScoreRequest | RawJob) -> bytes:
+    """What is kept beside a job, to say by which texts and parameters it was asked for."""
+    return zlib.compress(_BODY.dump_json(body, exclude_defaults=True))
 
 
 async def _own_record(gateway: Gateway, job_id: str, caller: Caller) -> JobRecord:

@@ -7,6 +7,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from counterhint.errors import JobNotFound
@@ -15,12 +16,15 @@ from counterhint.views.rollouts import rollouts_reply
 from services.gateway.callers import AnyCaller
 from services.gateway.errors import ERROR_REPLIES
 from services.gateway.run_folders import RunFolder, RunFolders
+from services.gateway.score import to_json
 from services.gateway.state import Gateway, GatewayState
 
 router = APIRouter(
     tags=["runs"], responses={status: ERROR_REPLIES[status] for status in (401, 403, 404, 503)}
 )
 
+ROLLOUT_BYTES = 32 * 1024 * 1024
+"""Most bytes of logged rollouts that one reply is made of."""
 SHOWN = (
     *("rollout/reward", "rollout/length", "rollout/entropy", "eval/accuracy"),
     *("signal/selected_share", "hints/coverage", "scoring/wait_share"),
@@ -89,16 +93,20 @@ async def rollouts(
     gateway: GatewayState,
     caller: AnyCaller,
     last_steps: Annotated[int, Query(ge=1, le=1000, description="Of steps with rollouts.")] = 5,
-) -> dict[str, Any]:
-    """The rollouts that a run has kept of its last steps, in the shape of a score reply."""
+) -> Response:
+    """The rollouts that a run has kept of its last steps, in the shape of a score reply.
+
+    `left_out` is how many older ones are not there, because all would be too many bytes.
+    """
     runs, folder = await _find(gateway, run, caller)
 
-    def read() -> dict[str, Any]:
+    def read() -> bytes:
         with runs.lock:
             folder.rollouts.refresh()
-            return rollouts_reply(folder.rollouts.last_steps(last_steps))
+            rows, left_out = folder.rollouts.last_steps_within(last_steps, ROLLOUT_BYTES)
+        return to_json({**rollouts_reply(rows), "left_out": left_out})
 
-    return await asyncio.to_thread(read)
+    return Response(await asyncio.to_thread(read), media_type="application/json")
 
 
 async def _find(gateway: Gateway, run: str, caller: Caller) -> tuple[RunFolders, RunFolder]:

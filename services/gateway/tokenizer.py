@@ -176,6 +176,7 @@ class Tokenizer:
         )
         text = re.sub(f"{self._secret}s(\\d+);", lambda found: spelled[int(found[1])], text)
         encoded = self._marks.encode(text, add_special_tokens=False)
+        text = re.sub(f"{self._secret}t\\d+;", "", text)  # for a message: no caller knows the marks
         ids = [self._marked.get(index, index) for index in encoded.ids]
         return self._checked(ids, text, param)
 

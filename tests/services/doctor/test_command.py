@@ -145,3 +145,29 @@ def test_people_get_a_line_a_finding_and_what_to_do(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("note     releases: python 3.")
     assert lines[-1].startswith("0 problems, ")
+
+
+def test_a_run_s_token_is_enough_for_a_look_at_a_teacher(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, secret = tmp_path / "tokens.json", tmp_path / "maths.token"
+    assert main(["tokens", "new", "maths", "--file", str(tokens)]) == 0
+    secret.write_text(capsys.readouterr().out.split()[-1])
+    secret.chmod(0o600)
+    monkeypatch.setenv("COUNTERHINT_TOKEN_FILE", str(secret))
+    options = ["--device", "cpu", "--tokens", str(tokens)]
+    with serve_teacher(model, tmp_path, options) as address:
+        code, found = doctor(capsys, "--teachers", address)
+    assert (code, found[f"teacher {address}"]["state"]) == (0, "ok"), found
+
+
+def test_a_wrong_password_of_redis_is_told_as_such(
+    capsys: pytest.CaptureFixture[str], queue_user_url: str
+) -> None:
+    code, found = doctor(capsys, "--redis", queue_user_url.replace("secret", "wrong"))
+    assert code == 1
+    assert "its password" in found["redis"]["remedy"]
+    assert "wrong" not in found["redis"]["found"].partition("WRONGPASS")[0]
