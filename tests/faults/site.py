@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -23,6 +25,7 @@ from counterhint.channel import SERVICE_NAME, open_channel
 from counterhint.client import ScoringClient
 from counterhint.credentials import NO_CREDENTIALS, Credentials
 from counterhint.errors import CounterhintError, JobNotFound, error_from_rpc
+from counterhint.jobs import ScoringJob, ScoringResult
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from deploy.local.redis import LocalRedis
 from services.queue.base import JobQueue
@@ -206,6 +209,24 @@ class Site:
             return (await queue.run(run_id)).stats
 
         return self.ask(stats)
+
+    def submit_in_order(
+        self, client: ScoringClient, *jobs: ScoringJob
+    ) -> list[Future[ScoringResult]]:
+        """Submits jobs, each once the one before is in the queue."""
+        calls = []
+        for job in jobs:
+            calls.append(client.submit(job))
+            wait_until(partial(self.knows, job.id))
+        return calls
+
+    def knows(self, job_id: str) -> bool:
+        """Whether the queue has a job."""
+        try:
+            self.job(job_id)
+        except JobNotFound:
+            return False
+        return True
 
     def wait_for_state(self, state: JobState, *job_ids: str) -> None:
         def reached() -> bool:

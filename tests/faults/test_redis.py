@@ -34,7 +34,8 @@ def test_accepted_jobs_survive_a_killed_redis_and_everybody_connects_again(
     with site.client() as client:
         client.score(make_job("first", fingerprint=fingerprint))
         with teacher.standing_still():
-            calls = [client.submit(make_job(name, fingerprint=fingerprint)) for name in NAMES]
+            jobs = [make_job(name, fingerprint=fingerprint) for name in NAMES]
+            calls = site.submit_in_order(client, *jobs)
             wait_until(lambda: site.run_stats().claimed + site.run_stats().queued == len(NAMES))
             with redis.Redis.from_url(site.redis.url) as direct:  # what it has answered is written
                 wait_until(lambda: not direct.info("persistence")["aof_buffer_length"])
@@ -56,7 +57,8 @@ def test_jobs_that_an_emptied_redis_forgot_are_sent_again(
     services = site.services(teacher=teacher.address, flags=flags)
     with site.client() as client:
         with teacher.standing_still():
-            calls = [client.submit(make_job(name, fingerprint=fingerprint)) for name in NAMES]
+            jobs = [make_job(name, fingerprint=fingerprint) for name in NAMES]
+            calls = site.submit_in_order(client, *jobs)
             site.wait_for_state(JobState.CLAIMED, NAMES[0], NAMES[1])
             site.wait_for_state(JobState.QUEUED, *NAMES[2:])
             if services_too:

@@ -85,6 +85,7 @@ def test_a_lost_engine_s_job_goes_back_and_its_teacher_is_not_ready(
     lost = site.start(*command, "hang_seconds=1")
     services = site.services(teacher=address)
     assert is_ready(address)
+    poison = f"{poison} elsewhere"  # the next teacher can score it
     with site.client() as client:
         call = client.submit(make_job(poison))
         services.wait_until_said("jobs go back to the queue")
