@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.load.report import MAX_DRIFT
 from tests.load.soak import Plan, soak
 from tests.load.traffic import (
     SAMPLE_EVERY,
@@ -34,9 +33,10 @@ def test_nothing_is_lost_and_accounts_are_what_was_sent(tmp_path: Path) -> None:
     duplicates = kinds.count(Kind.TWICE) + kinds.count(Kind.AGAIN)
     assert sum(run.calls for run in report.sent) == jobs + duplicates
     assert report.verified.jobs == PLAN.runs * -(-PLAN.jobs // SAMPLE_EVERY)
-    # Memory says nothing after so short a time; `make soak` looks at it.
+    # So short a time says nothing of memory, and pools of connections still fill; `make soak` looks
+    # at both. A descriptor left by each job would show.
     for process in report.flatness():
-        assert process.fds.drift <= MAX_DRIFT, process
+        assert process.fds.end < jobs / 4, process
     names = {sample.process for sample in report.samples}
     trainers = {f"trainer {run}" for run in range(PLAN.runs)}
     assert names == {"redis", "services", "teacher"} | trainers
