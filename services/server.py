@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME
-from counterhint.lasting_server import LastingServer
 from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from services.intake import IntakeService
@@ -39,15 +37,14 @@ async def serve_intake(
     service = IntakeService(submissions, stream_jobs, security.authentication)
     status = health.aio.HealthServicer()
 
-    def register(server: grpc.aio.Server) -> None:
-        scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(status, server)
-
-    server = LastingServer(security, listen, [SERVICE_NAME], register)
+    server = security.make_server()
+    scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    address = security.bind(server, listen, [SERVICE_NAME])
     await server.start()
     readiness = asyncio.create_task(_tell_readiness(queue, status))
     try:
-        yield server.address
+        yield address
     finally:
         readiness.cancel()
         await status.enter_graceful_shutdown()

@@ -11,14 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from counterhint.channel import SERVICE_NAME
 from counterhint.command_line import EXIT_DONE, EXIT_ENGINE_DEAD
 from counterhint.errors import ENGINE_HANGING, Unavailable
 from counterhint.http_probes import check_http_address, serve_probes
-from counterhint.lasting_server import LastingServer
 from counterhint.server_security import ServerSecurity
 from counterhint.v1 import scoring_pb2_grpc
 from teacher_server import metrics
@@ -168,11 +166,10 @@ async def _serve_engine(
     readiness = Readiness()
     await readiness.set(False)
 
-    def register(server: grpc.aio.Server) -> None:
-        scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
-        health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
-
-    server = LastingServer(options.security, options.listen, [SERVICE_NAME], register)
+    server = options.security.make_server()
+    scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
+    address = options.security.bind(server, options.listen, [SERVICE_NAME])
     with ExitStack() as probes:
         if options.metrics_listen is not None:
             url = probes.enter_context(
@@ -194,7 +191,7 @@ async def _serve_engine(
                 info = engine.info
                 announce(
                     f"teacher {info.model_id} (weights {info.weights_revision}, {info.engine} "
-                    f"{info.engine_version}) ready on {server.address}"
+                    f"{info.engine_version}) ready on {address}"
                 )
                 ends: set[asyncio.Future[Any]] = {stopping, engine.lost, watching}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -74,6 +74,16 @@ class Authentication(grpc.aio.ServerInterceptor):
             REFUSED_CALLS.labels(error.reason).inc()
             raise
 
+    def knows(self, headers: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Whether a call with these headers has a token that is known, refused or not."""
+        if self._tokens is None:
+            return False
+        try:
+            self._known(headers)
+        except Unauthenticated:
+            return False
+        return True
+
     def _known(self, headers: Iterable[tuple[str, str | bytes]]) -> Caller:
         assert self._tokens is not None
         given = [value for key, value in headers if key == AUTHORIZATION]

@@ -17,6 +17,7 @@ from counterhint.certificates import ServerTls
 from counterhint.channel import SERVER_OPTIONS
 from counterhint.command_line import Command
 from counterhint.errors import InputError
+from counterhint.grpc_server import make_server
 from counterhint.malformed_messages import MalformedMessages
 from counterhint.tokens import TokenFile
 
@@ -43,7 +44,7 @@ class ServerSecurity:
     def make_server(self) -> grpc.aio.Server:
         """A server with the contract's limits that asks for tokens before it parses anything."""
         interceptors = [self.authentication, MalformedMessages()]
-        return grpc.aio.server(options=SERVER_OPTIONS, interceptors=interceptors)
+        return make_server(SERVER_OPTIONS, interceptors)
 
     def bind(self, server: grpc.aio.Server, listen: str, services: Sequence[str]) -> str:
         """Makes a server listen; gives the address that clients use.

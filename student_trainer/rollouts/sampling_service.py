@@ -32,6 +32,7 @@ from counterhint.errors import (
     WeightsUnavailable,
     error_to_status,
 )
+from counterhint.grpc_server import make_server
 from counterhint.tensors import TokenIds, encode_sequences, encode_tensor
 from counterhint.v1 import sampling_pb2, sampling_pb2_grpc
 from student_trainer.rollouts.vllm_requests import (
@@ -317,7 +318,7 @@ async def _serve_engine(
     on_death: Callable[[], None],
     announce: Callable[[str], None],
 ) -> None:
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = make_server(SERVER_OPTIONS)
     service = SamplingService(engine, options.weights_dir, on_death)
     sampling_pb2_grpc.add_SamplingServiceServicer_to_server(service, server)
     status = health.aio.HealthServicer()

@@ -17,9 +17,9 @@ def frame(kind: int, flags: int, stream: int, payload: bytes, length: int | None
     return size.to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 
 
-def headers(method: str, *further: tuple[str, str]) -> bytes:
+def headers(method: str | bytes, *further: tuple[str, str]) -> bytes:
     """A header block of literals without indexing: of texts below 127 bytes, without Huffman."""
-    fields = [
+    fields: list[tuple[str, str | bytes]] = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", method),
@@ -28,10 +28,12 @@ def headers(method: str, *further: tuple[str, str]) -> bytes:
         ("te", "trailers"),
         *further,
     ]
-    return b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields
-    )
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in fields)
+
+
+def _text(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return bytes([len(data)]) + data
 
 
 def grpc_message(payload: bytes, flag: int = 0, length: int | None = None) -> bytes:
@@ -41,14 +43,10 @@ def grpc_message(payload: bytes, flag: int = 0, length: int | None = None) -> by
 
 
 def garbage(random: Random, method: str, message: bytes) -> bytes:
-    """What a client sends that means no good, as a whole connection.
-
-    Methods are text: one that is no UTF-8 breaks the loop of grpc.aio itself, which
-    `counterhint.lasting_server` tells of.
-    """
+    """What a client sends that means no good, as a whole connection."""
     begin = PREFACE + frame(SETTINGS, 0, 0, b"")
     call = begin + frame(HEADERS, END_HEADERS, 1, headers(method))
-    match random.randrange(12):
+    match random.randrange(13):
         case 0:
             return random.randbytes(random.randrange(1, 2_000))
         case 1:
@@ -83,6 +81,13 @@ def garbage(random: Random, method: str, message: bytes) -> bytes:
         case 10:  # a reference into an empty header table, or an integer without an end
             block = random.choice((b"\xff\xff\xff\xff\xff\xff\x7f", b"\xbe", b"\x7f\xff", b"\x3f"))
             return begin + frame(HEADERS, END_HEADERS, 1, headers(method) + block)
+        case 11:  # methods that are no text
+            path = method.encode()
+            calls = [(mutate_bytes(random, path) + b"\xff")[-126:] for _ in range(20)]
+            return begin + b"".join(
+                frame(HEADERS, END_HEADERS, 2 * index + 1, headers(call))
+                for index, call in enumerate(calls)
+            )
         case _:
             kind, stream = random.randrange(12), random.choice((0, 1, 2, 2**31 - 1))
             return call + frame(kind, random.randrange(256), stream, random.randbytes(20))
