@@ -36,7 +36,7 @@ def make_app(gateway: Gateway) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,  # they load their scripts from elsewhere; docs.py has a page without any
         redoc_url=None,
-        responses={status: ERROR_REPLIES[status] for status in (422, 503)},
+        responses={status: ERROR_REPLIES[status] for status in (422, 429, 503)},
     )
     app.state.gateway = gateway
     install_error_handlers(app)

@@ -44,8 +44,8 @@ _TYPES: dict[int, str] = {
     504: "timeout_error",
 }
 _SERVER_ERROR = "server_error"
-_MESSAGE_CHARACTERS = 2000
-"""A longer text is cut, and says so: it may quote what the client sent."""
+_MESSAGE_CHARACTERS, _PARAM_CHARACTERS = 2000, 200
+"""Longer ones are cut, and say so: they may quote what the client sent."""
 
 
 class HttpError(HTTPException):
@@ -86,7 +86,8 @@ ERROR_REPLIES: dict[int | str, dict[str, Any]] = {
         413: "Larger than a bound.",
         415: "The body is not application/json.",
         422: "The request can never succeed as it is; `param` names the place.",
-        429: "The queue is full: come back after `Retry-After` seconds.",
+        429: "The queue is full, or the caller has too many requests under way: come back after "
+        "`Retry-After` seconds.",
         500: "The engine gave no usable numbers.",
         503: "No teacher, or no queue: come back after `Retry-After` seconds.",
         504: "The time of the request was over before it had a result.",
@@ -158,20 +159,23 @@ def _from_validation(problems: Sequence[Any]) -> HttpError:
     place = [part for part in place if not part.startswith("<")]  # tags of our unions
     param = ".".join(place[1:] if place[0] in ("body", "query", "path", "header") else place)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    message = f"{param or 'the body'}: {first['msg'].removeprefix('Value error, ')}{more}"
+    place_named = _cut(param, _PARAM_CHARACTERS) or "the body"
+    message = f"{place_named}: {first['msg'].removeprefix('Value error, ')}{more}"
     return HttpError(422, "INVALID_REQUEST", message, param=param or None)
 
 
 def _facts(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:
-    kept = message[:_MESSAGE_CHARACTERS]
-    if len(message) > len(kept):
-        kept += f"… ({len(message) - len(kept)} more characters)"
     return {
-        "message": kept,
+        "message": _cut(message, _MESSAGE_CHARACTERS),
         "type": _TYPES.get(status, _SERVER_ERROR),
-        "param": param,
+        "param": None if param is None else _cut(param, _PARAM_CHARACTERS),
         "code": code,
     }
+
+
+def _cut(text: str, characters: int) -> str:
+    more = len(text) - characters
+    return f"{text[:characters]}… ({more} more characters)" if more > 0 else text
 
 
 def _retry_header(seconds: float) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 import logging
 import time
+from collections import Counter
 
 from h11 import LocalProtocolError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from counterhint.errors import CounterhintError, Unavailable
+from counterhint.credentials import AUTHORIZATION
+from counterhint.errors import CounterhintError, Overloaded, Unavailable
 from counterhint.request_context import REQUEST_ID, TRACEPARENT, accept, working_for
 from services import metrics
 from services.gateway.errors import HttpError, error_response, internal_error
@@ -41,7 +43,8 @@ class Gate:
     def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
         self._app = app
         self._gateway = gateway
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()
+        """Requests by caller."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -65,9 +68,10 @@ class Gate:
                 added.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        self._under_way += 1
+        caller = self._caller(scope, headers)
+        self._under_way[caller] += 1
         try:
-            refusal = self._refusal(scope, headers)
+            refusal = self._refusal(scope, headers, caller)
             if refusal is not None:
                 response = error_response(refusal, request_id)
                 await response(scope, receive, send_with_headers)
@@ -84,7 +88,9 @@ class Gate:
             response = error_response(internal_error(), request_id)
             await response(scope, receive, send_with_headers)
         finally:
-            self._under_way -= 1
+            self._under_way[caller] -= 1
+            if not self._under_way[caller]:
+                del self._under_way[caller]
             # The routes are few; what clients ask for is not.
             route = getattr(scope.get("route"), "path", "none")
             metrics.REQUESTS.labels(route, status).inc()
@@ -94,7 +100,15 @@ class Gate:
                 *(scope["method"], scope["path"], status, time.monotonic() - begun, request_id),
             )
 
-    def _refusal(self, scope: Scope, headers: Headers) -> HttpError | CounterhintError | None:
+    def _caller(self, scope: Scope, headers: Headers) -> str:
+        """Whom a request counts for: invented tokens do not make one caller many."""
+        if self._gateway.authentication.knows(headers.items()):
+            return headers[AUTHORIZATION]
+        return str(scope["client"][0])
+
+    def _refusal(
+        self, scope: Scope, headers: Headers, caller: str
+    ) -> HttpError | CounterhintError | None:
         hosts = self._gateway.hosts
         host = _without_port(headers.get("host", ""))
         if hosts is not None and host not in hosts:
@@ -104,9 +118,20 @@ class Gate:
                 f"the Host header names {host or 'nothing'!r}, and this gateway is "
                 f"{', '.join(sorted(hosts))}: use one of these names",
             )
-        if self._under_way > self._gateway.limits.requests and scope["path"] not in _PROBES:
+        if scope["path"] in _PROBES:
+            return None
+        limits = self._gateway.limits
+        if self._under_way[caller] > limits.caller_requests:
+            return Overloaded(
+                f"{limits.caller_requests} requests of this token or address are under way: wait "
+                "for one to end, or queue jobs with POST /v1/jobs",
+                reason="CALLER_BUSY",
+                details={"max_caller_requests": limits.caller_requests},
+                retry_after=_BUSY_RETRY,
+            )
+        if self._under_way.total() > limits.requests:
             return Unavailable(
-                f"{self._gateway.limits.requests} requests are under way: come back later",
+                f"{limits.requests} requests are under way: come back later",
                 reason="BUSY",
                 retry_after=_BUSY_RETRY,
             )

@@ -22,6 +22,8 @@ class Limits:
     """Deepest nesting of arrays and objects in a body."""
     requests: int = 256
     """Requests that are answered at a time; more are told to come back."""
+    caller_requests: int = 64
+    """Of these, those of one caller: of a token, and without a known one of a client's address."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from urllib.request import urlopen
 import httpx
 import pytest
 
+from counterhint.authentication import Authentication
 from counterhint.certificates import ServerTls
 from counterhint.errors import InputError
 from counterhint.server_security import ServerSecurity
+from counterhint.tokens import Grant, TokenFile, TokenTable, new_token, now, write_table
 from deploy.cli import main
 from services.gateway.server import serve_gateway
 from services.gateway.state import Limits
@@ -199,6 +201,81 @@ def test_requests_beyond_the_bound_are_told_to_come_back(tokenizer: Tokenizer) -
                 waiting.cancel()
 
     asyncio.run(run())
+
+
+def test_one_caller_cannot_take_the_slots_of_all(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokens = {name: new_token() for name in ("greedy", "other")}
+    runs = {name: Grant(tokens={digest: now()}) for name, (_, digest) in tokens.items()}
+    file = tmp_path / "tokens.json"
+    write_table(file, TokenTable(runs=runs))
+    security = ServerSecurity(authentication=Authentication(TokenFile(file)))
+
+    def bearer(token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+    async def run() -> None:
+        options = {"tokenizer": tokenizer, "limits": Limits(requests=4, caller_requests=2)}
+        async with (
+            queue_with_teacher(tokenizer) as queue,
+            gateway_client(queue, security=security, **options) as client,
+        ):
+            greedy, other = (bearer(token) for token, _ in tokens.values())
+            body = {**EXAMPLE, "run": "greedy"}
+            waiting = [
+                asyncio.create_task(client.post("/v1/distill/score", json=body, headers=greedy))
+                for _ in range(2)
+            ]
+
+            async def both_wait() -> bool:
+                return sum(run.queued for run in await queue.stats()) == 2
+
+            await until(both_wait)
+            refused = await client.get("/v1/teachers", headers=greedy)
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "CALLER_BUSY"
+            assert refused.headers["retry-after"] == "1"
+            assert (await client.get("/health", headers=greedy)).status_code == 200
+            assert (await client.get("/v1/teachers", headers=other)).status_code == 200
+            for task in waiting:
+                task.cancel()
+
+            async def room_again() -> bool:
+                answer = await client.get("/v1/teachers", headers=greedy)
+                return answer.status_code == 200
+
+            await until(room_again)
+
+    asyncio.run(run())
+
+
+def test_invented_tokens_make_no_new_caller(tokenizer: Tokenizer) -> None:
+    async def run() -> None:
+        options = {"tokenizer": tokenizer, "limits": Limits(caller_requests=1)}
+        async with (
+            queue_with_teacher(tokenizer) as queue,
+            gateway_client(queue, **options) as client,
+        ):
+            one, two = ({"Authorization": f"Bearer invented-{number}"} for number in range(2))
+            call = client.post("/v1/distill/score", json=EXAMPLE, headers=one)
+            waiting = asyncio.create_task(call)
+            await until(queue.stats)
+            answer = await client.get("/v1/teachers", headers=two)
+            assert answer.json()["error"]["code"] == "CALLER_BUSY"
+            waiting.cancel()
+
+    asyncio.run(run())
+
+
+def test_an_error_does_not_repeat_a_huge_name() -> None:
+    async def use(client: httpx.AsyncClient) -> None:
+        answer = await client.post("/v1/jobs", json={**RAW, "x" * 100_000: 1})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (422, "INVALID_REQUEST")
+        assert error["param"] == f"{'x' * 200}… (99800 more characters)"
+        assert len(answer.content) < 1000
+        assert error["message"].endswith("Extra inputs are not permitted")
+
+    with_gateway(use)
 
 
 def test_a_request_whose_time_is_over_ends_with_504(tokenizer: Tokenizer) -> None:
