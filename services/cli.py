@@ -17,6 +17,7 @@ from counterhint.certificates import check_client_certificates
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.credentials import Credentials
 from counterhint.errors import InputError, Unavailable
+from counterhint.heap import bound_heap
 from counterhint.http_probes import check_http_address, serve_probes
 from counterhint.logs import LoggedCommand
 from counterhint.server_security import SecuredServer, ServerSecurity
@@ -116,6 +117,7 @@ class Run(SecuredServer, LoggedCommand):
     def run(self) -> int:
         """Serves until a signal comes."""
         self.start_logs("services")
+        bound_heap()
         wanted = tuple(self.services) or EVERY_SERVICE
         if self.redis is None and ("dispatcher" not in wanted or len(set(wanted)) == 1):
             raise InputError(

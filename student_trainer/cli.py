@@ -15,6 +15,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from counterhint.command_line import EXIT_DONE, EXIT_NEGATIVE, Command
 from counterhint.contrast import Gate
 from counterhint.errors import InputError
+from counterhint.heap import bound_heap
 from counterhint.logs import LoggedCommand, LogLevel
 
 
@@ -339,6 +340,7 @@ class ServeSampler(LoggedCommand):
     def run(self) -> int:
         """Serves until a signal comes."""
         self.start_logs("sampler")
+        bound_heap()
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from student_trainer.rollouts.sampling_service import SamplingServerOptions, serve
         from student_trainer.rollouts.vllm_requests import parse_engine_arguments

@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from counterhint.command_line import EXIT_DONE, Command
 from counterhint.errors import InputError
+from counterhint.heap import bound_heap
 from counterhint.logs import LoggedCommand
 from counterhint.server_security import SecuredServer
 from teacher_server.bench.job import GroupShape
@@ -94,6 +95,7 @@ class Serve(SecuredServer, LoggedCommand):
         from teacher_server.server import ServerOptions, run_teacher
 
         self.start_logs("teacher")
+        bound_heap()
         if self.max_queued_tokens < self.max_job_tokens:
             raise InputError(
                 f"--max-queued-tokens {self.max_queued_tokens} is below --max-job-tokens "

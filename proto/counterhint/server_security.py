@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from counterhint.aborted_calls import AbortedCalls
 from counterhint.addresses import bound_address, check_address
 from counterhint.authentication import Authentication
 from counterhint.certificates import ServerTls
@@ -43,7 +44,7 @@ class ServerSecurity:
 
     def make_server(self) -> grpc.aio.Server:
         """A server with the contract's limits that asks for tokens before it parses anything."""
-        interceptors = [self.authentication, MalformedMessages()]
+        interceptors = [AbortedCalls(), self.authentication, MalformedMessages()]
         return make_server(SERVER_OPTIONS, interceptors)
 
     def bind(self, server: grpc.aio.Server, listen: str, services: Sequence[str]) -> str:
