@@ -1,6 +1,7 @@
 """Replies of one stream, written one at a time for as long as the client takes them."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -45,6 +46,7 @@ class ReplyWriter:
                 raise
 
     async def last_taken(self) -> None:
-        """Waits until the client has taken what was begun: before that no call can be ended."""
+        """Waits until the client has taken what was begun, or has gone: before no call can end."""
         if self._untaken is not None:
-            await self._untaken
+            with suppress(grpc.aio.InternalError):  # the client has gone; the call ends by that
+                await self._untaken
