@@ -1,4 +1,8 @@
-"""HTTP/1.1 of uvicorn, which waits for ever for the head of a request: here it has a time-out."""
+"""HTTP/1.1 of uvicorn, with what it lacks.
+
+It waits for ever for the head of a request: here that has a time-out. And it answers what is no
+HTTP by 400 even in the midst of another answer, which raises.
+"""
 
 import asyncio
 from typing import Any
@@ -36,6 +40,13 @@ class TimedHeads(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
         super().connection_lost(exc)
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun: only the connection can still say that something is wrong
+            self.transport.close()
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
