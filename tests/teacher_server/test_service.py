@@ -293,30 +293,3 @@ def test_a_reader_that_takes_no_replies_is_cut_off_and_its_memory_given_back():
             await channel.close()
 
     asyncio.run(run())
-
-
-def test_readers_that_go_after_they_were_cut_off_are_no_errors(caplog):
-    zero = ZeroEngine()
-    zero.info = replace(zero.info, max_job_tokens=1_000_000)
-    large = {"contexts": (4,), "responses": (240,), "pairs": [(0, 0)] * 400}
-
-    def held() -> float:
-        return metrics.HELD_BYTES.collect()[0].samples[0].value
-
-    async def run() -> None:
-        async with running_teacher(zero, send_seconds=0.3) as teacher:
-            options = [*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0)]
-            options.append(("grpc.use_local_subchannel_pool", 1))
-            channels = [grpc.aio.insecure_channel(teacher.address, options) for _ in range(8)]
-            for channel in channels:
-                call = scoring_pb2_grpc.ScoringServiceStub(channel).ScoreStream()
-                for index in range(4):
-                    job = small_job(zero, id=f"{index}", **large)
-                    await call.write(scoring_pb2.ScoreStreamRequest(job=job_to_message(job)))
-            await until(held)
-            await until(lambda: not held())
-            for channel in channels:
-                await channel.close()
-
-    asyncio.run(run())
-    assert not [record for record in caplog.records if record.name == "grpc._cython.cygrpc"]
