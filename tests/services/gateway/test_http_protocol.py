@@ -57,7 +57,10 @@ def test_an_answer_to_a_connection_that_broke_http_is_no_fault_of_ours(
         async with MemoryQueue() as queue:
             app = make_app(Gateway(queue, Submissions(queue)))
             scope = {"type": "http", "method": "GET", "path": "/health", "headers": []}
-            await app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+            client = ("127.0.0.1", 1)
+            await app(
+                {**scope, "query_string": b"", "root_path": "", "client": client}, receive, send
+            )
 
     with caplog.at_level(logging.INFO):
         asyncio.run(run())
