@@ -102,6 +102,7 @@ def _checked(
 ) -> LoraModel:
     """A copy of the model with an adapter as the settings describe it, whose weights are still to
     be set: the tensors fit them."""
+    _check_method(settings, of)
     modules = dict(model.named_modules())
     embeddings: Any = model.get_input_embeddings()
     for name in sorted(tensors):
@@ -115,7 +116,6 @@ def _checked(
             )
         if found.weight is embeddings.weight:
             raise incompatible(of, f"tensor {name}: the layer shares its weight with another")
-    _check_method(settings, of)
     # Other parameters, but the same memory; what merging changes then gets memory of its own.
     shared = {id(own): nn.Parameter(own.detach(), False) for own in model.parameters()}
     given = {key: settings[key] for key in _SETTINGS if key in settings}

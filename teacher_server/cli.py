@@ -34,6 +34,8 @@ class Serve(SecuredServer, LoggedCommand):
       counterhint teacher serve --model models/teacher --listen 127.0.0.1:50051
       counterhint teacher serve --model models/teacher --listen unix:///tmp/teacher.sock \\
         --weights-root runs/demo/weights
+      counterhint teacher serve --engine vllm --model models/teacher \\
+        --engine-arg tensor_parallel_size=2
     """
 
     model_config = SettingsConfigDict(env_prefix="COUNTERHINT_TEACHER_")

@@ -10,11 +10,18 @@ settings.register_profile("counterhint", deadline=None, derandomize=True)
 settings.load_profile("counterhint")
 
 
+VLLM_SECONDS = 1800
+"""A test's time-out where vLLM starts: a quarter of a minute, on a busy machine some minutes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what this machine cannot run.
 
     vLLM has an environment of its own (`make test-vllm`). A test marked `gpu(n)` needs `n` GPUs.
     """
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.timeout(VLLM_SECONDS))
     if importlib.util.find_spec("vllm") is None:
         for item in items:
             if item.get_closest_marker("vllm"):

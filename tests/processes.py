@@ -24,7 +24,7 @@ def running_in(session: subprocess.Popen[bytes]) -> dict[int, str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     """Waits for a condition; the bound only keeps a broken test from hanging."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -21,8 +21,8 @@ def serve_teacher(model: Path, folder: Path, arguments: Sequence[str] = ()) -> I
     )
     try:
         with ScoringClient(address) as client:
-            client.get_teacher(timeout=60)
+            client.get_teacher(timeout=240)
         yield address
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=240)

@@ -107,7 +107,7 @@ class _SharedEnvironment(EnvSettingsSource):
 
 
 class TextFormatter(logging.Formatter):
-    """`time level logger: message`, and the request id behind it where a job is worked for.
+    """`time level logger: message [job request id]`; what is in brackets where a job is worked for.
 
     Control characters of names that clients choose are written as escapes, so that nobody adds a
     line of their own.
@@ -119,8 +119,9 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Without the exception, which the base class puts on lines of its own."""
         line = super().formatMessage(record)
-        if request_id := getattr(record, "request_id", ""):
-            line = f"{line} [{request_id}]"
+        ids = (getattr(record, name, "") for name in ("job", "request_id"))
+        if of_job := " ".join(filter(None, ids)):
+            line = f"{line} [{of_job}]"
         return line if line.isprintable() else _escaped(line)
 
 

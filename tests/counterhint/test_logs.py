@@ -61,7 +61,7 @@ def test_a_line_of_a_job_says_whose_it_is(as_json: Writer, as_text: Writer) -> N
         "request_id": "request-1",
     }
     inside, outside = as_text.text.splitlines()
-    assert inside.endswith("INFO part.module: 1 of 2 [request-1]")
+    assert inside.endswith("INFO part.module: 1 of 2 [job-1 request-1]")
     assert outside.endswith("INFO part.module: outside")
 
 

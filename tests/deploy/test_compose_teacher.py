@@ -17,7 +17,6 @@ ON_A_CPU = {
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(900)
 def test_the_teacher_of_the_profile_gpu_scores() -> None:
     variables = {
         "COUNTERHINT_TEACHER_MODEL": "recipes/tiny/teacher",

@@ -137,7 +137,7 @@ class Teacher(Child):
 
     def figure(self, name: str) -> float:
         """One of its metrics, by name and labels as the page has them; 0 before it is there."""
-        with urlopen(f"{self.probes}/metrics", timeout=5.0) as page:
+        with urlopen(f"{self.probes}/metrics", timeout=30.0) as page:
             for line in page.read().decode().splitlines():
                 found, _, value = line.rpartition(" ")
                 if found == f"counterhint_teacher_{name}":
@@ -246,7 +246,7 @@ def is_ready(address: str) -> bool:
             health: Any = health_pb2_grpc.HealthStub(channel)
             try:
                 reply = await health.Check(
-                    health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=5.0
+                    health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=30.0
                 )
             except grpc.aio.AioRpcError:
                 return False
@@ -258,7 +258,7 @@ def is_ready(address: str) -> bool:
 def http_status(url: str) -> int:
     """The status of a probe; 0 when nobody answers."""
     try:
-        with urlopen(url, timeout=5.0) as page:
+        with urlopen(url, timeout=30.0) as page:
             return int(page.status)
     except HTTPError as error:
         return error.code

@@ -155,6 +155,7 @@ def test_adapters_of_another_base_are_refused(engine, model_folder, tmp_path, da
         settings["peft_type"] = "IA3"
     elif damage == "decomposed":
         settings["use_dora"] = True
+        tensors[FIRST.replace("lora_A.weight", "lora_magnitude_vector")] = torch.ones(32)
     elif damage == "whole layers":
         settings["modules_to_save"] = ["lm_head"]
     elif damage == "other base":

@@ -31,12 +31,12 @@ def test_a_teacher_is_served_from_the_command_line_until_it_is_terminated(model_
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("teacher tiny (weights ")
-    with ScoringClient(line.split()[-1], timeout=30) as client:
+    with ScoringClient(line.split()[-1], timeout=240) as client:
         fingerprint = client.get_teacher().tokenizer_fingerprint
         job = random_job(**SMALL, tokenizer_fingerprint=fingerprint)
         assert client.score(job).job_id == "job"
         process.send_signal(signal.SIGTERM)
-        rest, errors = process.communicate(timeout=30)
+        rest, errors = process.communicate(timeout=240)
     assert process.returncode == 0
     assert rest == ""
     assert "Traceback" not in errors
@@ -46,7 +46,7 @@ def test_a_port_in_use_ends_with_one_line(model_folder):
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         process = start("teacher", "serve", "--model", str(model_folder), "--listen", address)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=240)
     assert (process.returncode, output) == (2, "")
     assert errors.startswith(f"counterhint teacher serve: --listen {address} cannot be used")
     assert errors.count("\n") == 1

@@ -90,9 +90,9 @@ class SamplingServer:
 
     def exit_code(self) -> int:
         """Waits for its end."""
-        return self._process.wait(timeout=60)
+        return self._process.wait()
 
-    def sampler(self, student: Student, patience: float = 200.0) -> VllmServerSampler:
+    def sampler(self, student: Student, patience: float = 1800.0) -> VllmServerSampler:
         """A sampler that asks it, once it answers."""
         return VllmServerSamplerConfig(
             kind="vllm_server",
@@ -107,7 +107,7 @@ class SamplingServer:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=300)
 
 
 CPU_ENVIRONMENT = {
