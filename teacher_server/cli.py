@@ -97,7 +97,8 @@ class Serve(SecuredServer, LoggedCommand):
         from teacher_server.server import ServerOptions, run_teacher
 
         self.start_logs("teacher")
-        bound_heap()
+        if self.engine == "vllm":  # whose processes compute, not this one
+            bound_heap()
         if self.max_queued_tokens < self.max_job_tokens:
             raise InputError(
                 f"--max-queued-tokens {self.max_queued_tokens} is below --max-job-tokens "

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 SECOND_OF_A_SIZE = """
-import ctypes
-from counterhint.heap import bound_heap
+import ctypes, sys
+from counterhint import heap
 
 class Mallinfo(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -16,28 +16,30 @@ class Mallinfo(ctypes.Structure):
 
 mallinfo = ctypes.CDLL(None).mallinfo2
 mallinfo.restype = Mallinfo
-bound_heap()
-bytearray(8 << 20)  # freed at once: by default, glibc keeps the next ones in its heap
+getattr(heap, sys.argv[1])()
+bytearray(int(sys.argv[2]) << 20)  # freed at once: by default, glibc keeps the next ones
 before = mallinfo().hblkhd
-held = bytearray(8 << 20)
+held = bytearray(int(sys.argv[2]) << 20)
 print("mapped" if mallinfo().hblkhd - before >= len(held) else "in the heap")
 """
 
 
 @pytest.mark.parametrize(
-    ("environment", "where"),
+    ("function", "megabytes", "environment", "where"),
     [
-        ({}, "mapped"),
-        ({"MALLOC_ARENA_MAX": "4"}, "in the heap"),
-        ({"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, "in the heap"),
+        ("bound_heap", 8, {}, "mapped"),
+        ("bound_heap", 8, {"MALLOC_ARENA_MAX": "4"}, "in the heap"),
+        ("bound_heap", 8, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=4"}, "in the heap"),
+        ("keep_heap", 64, {}, "in the heap"),
+        ("keep_heap", 64, {"MALLOC_ARENA_MAX": "4"}, "mapped"),
     ],
 )
-def test_large_buffers_are_mapped_on_their_own_unless_the_environment_says_how(
-    environment: dict[str, str], where: str
+def test_where_large_buffers_lie_unless_the_environment_says_how(
+    function: str, megabytes: int, environment: dict[str, str], where: str
 ) -> None:
     inherited = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     run = subprocess.run(
-        [sys.executable, "-c", SECOND_OF_A_SIZE],
+        [sys.executable, "-c", SECOND_OF_A_SIZE, function, str(megabytes)],
         env=inherited | environment,
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from counterhint import process_ends
+from counterhint.heap import keep_heap
 from teacher_server.engines.vllm.rows import (
     ROWS_WANTED,
     Chunk,
@@ -42,6 +43,8 @@ class TeacherWorker(WeightsWorker):
         if not all(hasattr(runner, name) for name in needed):
             return False
         self.row_scoring = RowScoring(runner)
+        if self.model_runner.device.type == "cpu":
+            keep_heap()
         return True
 
     def take_step_seconds(self) -> float:
