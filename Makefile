@@ -4,7 +4,7 @@
 #   make setup PY=python3.12 TORCH='torch==2.13.0 --index-url https://…'   (another build of torch)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-browser demo test test-vllm test-gpu soak audit lint types proto proto-check clean
+.PHONY: help setup setup-vllm setup-programs demo test test-vllm test-gpu soak audit lint types proto proto-check clean
 
 # The first Python that every dependency has wheels for, else whatever python3 is.
 PY ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## create .venv with everything for development
 
@@ -34,13 +34,24 @@ test: $(VENV)/.dev ## run all tests
 
 setup-vllm: $(VLLM_VENV)/.done ## create .venv-vllm with vLLM and what its tests need
 
-# Chromium for the tests of the pages, which are skipped without one. Needs Debian or Ubuntu.
+# Programs without which some tests are skipped: Chromium, installed where there is none, and
+# Prometheus, only unpacked, into $(VENV)/bin: its package would start a server on this machine.
+# Needs Debian or Ubuntu.
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
-setup-browser: ## install Chromium, where there is none
+setup-programs: $(VENV)/bin/promtool ## install Chromium and Prometheus, which some tests need
 	@command -v chromium >/dev/null || { \
 	    echo "Installing chromium …"; \
 	    $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+# The one that is copied last stands for both. The folder is root's: apt's own user cannot enter it.
+$(VENV)/bin/promtool: | $(VENV)/.torch
+	@echo "Unpacking prometheus into $(VENV) …"
+	@$(SUDO) apt-get update -qq
+	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT \
+	    && (cd "$$folder" && apt-get -qq -o APT::Sandbox::User=root download prometheus \
+	        && dpkg --extract prometheus_*.deb .) \
+	    && cp "$$folder"/usr/bin/prometheus $(VENV)/bin && cp "$$folder"/usr/bin/promtool $@
 
 # Where tests are that need vLLM; others import what its environment does not have.
 VLLM_TESTS := tests/student_trainer/rollouts tests/teacher_server tests/e2e/test_two_vllm_teachers.py \

@@ -1,13 +1,14 @@
 """Headless Chromium for the tests of pages; conftests import the fixtures that they offer."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.programs import program
 
 
 @contextmanager
@@ -17,9 +18,7 @@ def chromium() -> Iterator[Browser]:
     While it is open, the thread has a running event loop: a fixture that opens it must end before
     tests that call `asyncio.run`.
     """
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("Chromium is not installed: make setup-browser")
+    path = program("chromium")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=as_root)

@@ -11,7 +11,6 @@ on this machine is a matter of names, and `Composition.local` is where they are 
     the image's entrypoint            this environment's counterhint, and redis-server
 """
 
-import os
 import re
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 from deploy.local.redis import find_redis_server
 from tests.deploy.compose_project import REPOSITORY
+from tests.programs import PATH
 
 ENTRYPOINTS: Mapping[str, Sequence[str]] = {
     "counterhint/services": (sys.executable, "-m", "deploy.cli"),
@@ -143,7 +143,7 @@ class Composition:
 
     def environment(self, name: str) -> dict[str, str]:
         """A service's variables, and of this machine's only what starts programs."""
-        programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        programs = PATH
         if name == "redis":
             programs = f"{find_redis_server().parent}:{programs}"
         given = self._services[name].get("environment", {})
