@@ -1,6 +1,7 @@
 """What every engine asks of a model folder: that it is one, its tokenizer, its revision."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,11 @@ def check_model_folder(folder: Path) -> None:
                 f"--model {folder}: its safetensors are damaged ({file.name}: {error}): copy the "
                 "folder again"
             ) from error
+
+
+def folder_name(folder: Path) -> str:
+    """The name that was given to the folder, not that of what a symbolic link points to."""
+    return Path(os.path.abspath(folder)).name  # resolve() would follow links
 
 
 def folder_fingerprint(folder: Path) -> str:

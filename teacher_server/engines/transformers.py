@@ -23,6 +23,7 @@ from teacher_server.engines.base import Engine, Scored
 from teacher_server.engines.model_folder import (
     check_model_folder,
     folder_fingerprint,
+    folder_name,
     folder_revision,
 )
 from teacher_server.engines.shared_prefix import GroupScorer, check_shareable
@@ -214,7 +215,7 @@ def _describe(options: TransformersOptions, model: PreTrainedModel) -> TeacherIn
             "give --max-model-len"
         )
     return TeacherInfo(
-        model_id=options.model_id or options.model.resolve().name,
+        model_id=options.model_id or folder_name(options.model),
         weights_revision=folder_revision(options.model),
         tokenizer_fingerprint=folder_fingerprint(options.model),
         # Rows that stand for no token count too: they have a probability, so that a student may

@@ -5,7 +5,6 @@ import itertools
 import logging
 import os
 import socket
-import tempfile
 import time
 import zlib
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from teacher_server.engines.base import Engine, Scored, one_token_job
 from teacher_server.engines.model_folder import (
     check_model_folder,
     folder_fingerprint,
+    folder_name,
     folder_revision,
 )
 from teacher_server.engines.vllm.options import VllmOptions, engine_config
@@ -40,6 +40,7 @@ from teacher_server.engines.vllm.requests import (
     pair_requests,
 )
 from teacher_server.engines.vllm.weights import VllmWeights
+from teacher_server.private_folder import PrivateFolder
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -67,9 +68,9 @@ class VllmEngine(Engine):
 
     def __init__(self, options: VllmOptions) -> None:
         check_model_folder(options.model)
+        self._folder = PrivateFolder()
         # vLLM leaves the sockets of its processes behind.
-        self._sockets = tempfile.TemporaryDirectory(prefix="counterhint-vllm-")
-        os.environ["VLLM_RPC_BASE_PATH"] = self._sockets.name
+        os.environ["VLLM_RPC_BASE_PATH"] = str(self._folder.path)
         config, path = engine_config(options)
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -81,14 +82,17 @@ class VllmEngine(Engine):
         """Pairs that had to be sent again because a prefix hit had swallowed some of their rows."""
         self.info = _describe(options, config, self._path)
         try:
-            self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
+            with self._folder.for_children():
+                self._llm = AsyncLLM.from_vllm_config(config, stat_loggers=[self._steps.logger])
         except RuntimeError as error:  # vLLM has no class of its own for this
             raise Unavailable(
                 f"vLLM could not load --model {options.model}; its processes say why above "
                 f"({error})",
                 reason=ENGINE_DEAD,
             ) from error
-        self._weights = VllmWeights(self._llm, options, self.info.weights_revision)
+        self._weights = VllmWeights(
+            self._llm, options, self.info.weights_revision, self._folder.path
+        )
         self._ranks: int = config.parallel_config.data_parallel_size
         self._traces = config.observability_config.otlp_traces_endpoint is not None
 
@@ -222,8 +226,7 @@ class VllmEngine(Engine):
     async def close(self) -> None:
         """Ends vLLM's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
-        self._weights.close()
-        self._sockets.cleanup()
+        self._folder.close()
 
     async def _score_pairs(
         self, job: ScoringJob, adapter: "LoRARequest | None"
@@ -320,7 +323,7 @@ def _describe(options: VllmOptions, config: Any, path: ScoringPath) -> TeacherIn
 
     vocab_size = config.model_config.get_vocab_size()
     return TeacherInfo(
-        model_id=options.model_id or options.model.resolve().name,
+        model_id=options.model_id or folder_name(options.model),
         weights_revision=folder_revision(options.model),
         tokenizer_fingerprint=folder_fingerprint(options.model),
         vocab_size=vocab_size,

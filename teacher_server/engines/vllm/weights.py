@@ -10,7 +10,6 @@ import asyncio
 import itertools
 import json
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -41,17 +40,18 @@ class VllmWeights:
         llm: the engine; it holds the server's own weights.
         options: of the engine.
         own_revision: of the server's own weights.
+        folder: for private copies of what jobs name, which vLLM reads.
     """
 
-    def __init__(self, llm: "AsyncLLM", options: VllmOptions, own_revision: str) -> None:
+    def __init__(
+        self, llm: "AsyncLLM", options: VllmOptions, own_revision: str, folder: Path
+    ) -> None:
         self._llm = llm
         self._options = options
         self._own_revision = own_revision
         self._lora: Any = llm.vllm_config.lora_config
-        self._temporary = tempfile.TemporaryDirectory(
-            prefix="counterhint-weights-", ignore_cleanup_errors=True
-        )
-        self._folder = Path(self._temporary.name)
+        self._folder = folder / "weights"
+        self._folder.mkdir()
         self._numbers = itertools.count(1)
         self._base: HeldWeights[Path | None, Weights | None] = HeldWeights(
             1, self._prepare_base, self._load_base, self._forget_base
@@ -108,10 +108,6 @@ class VllmWeights:
     def held(self) -> int:
         """How many named weights vLLM holds."""
         return len(self._adapters.held) + sum(key is not None for key in self._base.held)
-
-    def close(self) -> None:
-        """Removes the files that vLLM has read."""
-        self._temporary.cleanup()
 
     def _prepare_base(self, weights: Weights | None) -> Path | None:
         """A private file of checked whole weights, by their names in transformers; None for the
