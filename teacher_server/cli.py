@@ -104,6 +104,12 @@ class Serve(SecuredServer, LoggedCommand):
                 f"--max-queued-tokens {self.max_queued_tokens} is below --max-job-tokens "
                 f"{self.max_job_tokens}: the largest job would never be taken; raise it"
             )
+        for root in self.weights_root:
+            if not root.is_dir():
+                raise InputError(
+                    f"--weights-root {root} is no folder here: make it (mkdir -p {root}), or give "
+                    "the one that trainers write to"
+                )
         options = ServerOptions(
             listen=self.listen,
             security=self.security(),

@@ -59,6 +59,7 @@ def test_a_port_in_use_ends_with_one_line(model_folder):
         ([], "--model (or COUNTERHINT_TEACHER_MODEL): Field required"),
         (["--model", "/x", "--max-queued-tokens", "9"], "is below --max-job-tokens"),
         (["--model", "/x", "--listen", "0.0.0.0:1"], "--insecure"),
+        (["--model", "/x", "--weights-root", "/absent/w"], "make it (mkdir -p /absent/w)"),
     ],
 )
 def test_what_cannot_be_used_ends_with_a_clear_message(capsys, arguments, message):
