@@ -1,7 +1,7 @@
 """What Prometheus and Grafana are given.
 
-Prometheus runs in test_compose_commands.py. Grafana runs in no test, as it is in no package that could
-be installed: all that it will read is checked here.
+Prometheus runs in test_compose_commands.py. Grafana runs in no test, as it is in no package that
+could be installed: all that it will read is checked here.
 """
 
 import json
@@ -31,8 +31,8 @@ SETTINGS = {
     ("plugins", "preinstall_disabled"),
     ("dashboards", "default_home_dashboard_path"),
 }
-"""Sections and keys of Grafana's configuration that `compose.yaml` sets. Source: its conf/defaults.ini,
-and pkg/setting/setting_plugins.go for `preinstall_disabled`."""
+"""Sections and keys of Grafana's configuration that `compose.yaml` sets. Source: conf/defaults.ini of
+Grafana, and its pkg/setting/setting_plugins.go for `preinstall_disabled`."""
 
 
 def mounted(service: dict[str, Any], path: str) -> Path:
