@@ -1,6 +1,5 @@
 """The commands for runs: `counterhint runs ls|show|pause|resume|cancel|policy`."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -37,11 +36,7 @@ class RunsList(QueueCommand):
 
     def run(self) -> int:
         """Prints a row for each run."""
-
-        async def every_run(queue: JobQueue) -> list[RunRecord]:
-            return await asyncio.gather(*(queue.run(run.run_id) for run in await queue.stats()))
-
-        rows = [record.facts() for record in self.ask(every_run)]
+        rows = [record.facts() for record in self.ask(lambda queue: queue.runs())]
         if self.json_:
             print(json.dumps(rows, indent=2))
             return EXIT_DONE

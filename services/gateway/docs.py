@@ -1,6 +1,7 @@
 """`/docs`: the OpenAPI document as a page that needs no script and nothing from elsewhere."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,22 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 
+from services.gateway.state import GatewayState
+
 _FOLDER = Path(__file__).with_name("docs_page")
+_PAGES = Path(__file__).with_name("pages")
+_CODE = re.compile(r"`([^`]+)`")
+_TOKEN = '-H "Authorization: Bearer $COUNTERHINT_TOKEN"'
+"""Gives curl the token of the environment variable that our own clients read."""
+
+
+def paragraphs(text: str) -> list[list[str]]:
+    """A description's paragraphs, each as plain text and code (in backticks) by turns."""
+    return [_CODE.split(paragraph) for paragraph in text.strip().split("\n\n")]
+
+
 _PAGE = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True)
+_PAGE.filters["paragraphs"] = paragraphs
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,12 +38,14 @@ class Operation:
 
     method: str
     path: str
+    anchor: str
+    """Its id on the page."""
     description: str
     parameters: list[dict[str, Any]]
     body: str
     """Name of the body's schema; empty without a body."""
     curl: str
-    """A line that runs where the gateway asks for no token."""
+    """A line that runs as it stands, with `$COUNTERHINT_TOKEN` where a token is asked for."""
     replies: dict[str, str]
     """Description by status."""
 
@@ -45,13 +62,14 @@ class Property:
 
 
 @router.get("/docs")
-async def docs(request: Request) -> HTMLResponse:
+async def docs(request: Request, gateway: GatewayState) -> HTMLResponse:
     """The page."""
     document = request.app.openapi()
     schemas: dict[str, Any] = document["components"]["schemas"]
+    url = str(request.base_url).rstrip("/")
     page = _PAGE.get_template("docs.html").render(
         info=document["info"],
-        operations=list(operations(document, str(request.base_url).rstrip("/"))),
+        operations=list(operations(document, url, gateway.authentication.asks)),
         schemas={
             name: (schema.get("description", ""), properties(schema))
             for name, schema in sorted(schemas.items())
@@ -61,18 +79,25 @@ async def docs(request: Request) -> HTMLResponse:
     return HTMLResponse(page)
 
 
+@router.get("/docs/icon.svg")
+async def icon() -> Response:
+    """The icon of all pages."""
+    return Response((_PAGES / "icon.svg").read_text(encoding="utf-8"), media_type="image/svg+xml")
+
+
 @router.get("/docs/style.css")
 async def style() -> Response:
     """The page's style."""
     return Response((_FOLDER / "docs.css").read_text(encoding="utf-8"), media_type="text/css")
 
 
-def operations(document: dict[str, Any], url: str) -> Iterator[Operation]:
+def operations(document: dict[str, Any], url: str, asks: bool = False) -> Iterator[Operation]:
     """The operations of an OpenAPI document, in its order.
 
     Args:
         document: the document.
         url: where the gateway is, for the lines of curl.
+        asks: whether it asks for tokens.
     """
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -80,12 +105,19 @@ def operations(document: dict[str, Any], url: str) -> Iterator[Operation]:
             yield Operation(
                 method=method.upper(),
                 path=path,
+                anchor=operation.get("operationId", f"{method}{path}"),
                 description=operation.get("description", ""),
                 parameters=operation.get("parameters", []),
                 body="" if schema is None else type_name(schema),
-                curl=_curl(method.upper(), url + path, _example(document, schema)),
+                curl=_curl(
+                    method.upper(),
+                    url + path,
+                    _example(document, schema),
+                    asks and "security" in operation,
+                ),
                 replies={
-                    status: reply["description"] for status, reply in operation["responses"].items()
+                    status: reply["description"]
+                    for status, reply in sorted(operation["responses"].items())
                 },
             )
 
@@ -136,11 +168,12 @@ def _example(document: dict[str, Any], schema: dict[str, Any] | None) -> Any:
     return next(iter(named.get("examples", ())), None)
 
 
-def _curl(method: str, url: str, example: Any) -> str:
+def _curl(method: str, url: str, example: Any, asks: bool) -> str:
     words = ["curl", "-s"]
     if method not in ("GET", "POST"):
         words += ["-X", method]
     words.append(url)
     if example is not None:
         words += ["-H", "Content-Type: application/json", "-d", json.dumps(example)]
-    return shlex.join(words)
+    line = shlex.join(words)
+    return f"{line} {_TOKEN}" if asks else line

@@ -25,11 +25,17 @@ class GrowingRows:
         """Bytes of the whole lines that were read."""
         self._places: list[tuple[int, int, int]] = []
         """Of each row: step, place in the file, bytes."""
+        self._latest: dict[str, float] = {}
 
     @property
     def last_step(self) -> int | None:
         """The step of the last row."""
         return self._places[-1][0] if self._places else None
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """Of each key that ever had a number, the last one."""
+        return dict(self._latest)
 
     def refresh(self) -> None:
         """Finds the rows that have been added; a last line without its end is still being written.
@@ -39,12 +45,12 @@ class GrowingRows:
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
-            self._inode, self._end, self._places = -1, 0, []
+            self._begin(-1)
             return
         with file:
             status = os.fstat(file.fileno())
             if status.st_ino != self._inode or status.st_size < self._end:
-                self._inode, self._end, self._places = status.st_ino, 0, []
+                self._begin(status.st_ino)
             file.seek(self._end)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -52,7 +58,13 @@ class GrowingRows:
                 row = _parse(line)
                 if row is not None:
                     self._places.append((row["step"], self._end, len(line)))
+                    numbers = (one for one in row.items() if isinstance(one[1], int | float))
+                    self._latest.update(numbers)
                 self._end += len(line)
+
+    def _begin(self, inode: int) -> None:
+        """Forgets what was read of another file."""
+        self._inode, self._end, self._places, self._latest = inode, 0, [], {}
 
     def after(self, step: int) -> Iterator[dict[str, Any]]:
         """The rows of later steps, in order."""

@@ -4,13 +4,14 @@ Nothing is stored here: a view of a run is what the run itself has written so fa
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from counterhint.errors import JobNotFound
+from counterhint.errors import JobNotFound, Unavailable
 from counterhint.tokens import Caller
 from counterhint.views.rollouts import rollouts_reply
 from services.gateway.callers import AnyCaller
@@ -38,7 +39,10 @@ class TrainingRun(BaseModel):
     run: str
     """Its folder's name."""
     run_id: str | None
-    """Its name in the queue."""
+    """The name that its jobs bear."""
+    queue_run: str | None
+    """The run of `/v1/runs` that its jobs count for: where tokens are asked for, the token's. Null
+    when the queue knows none, or cannot be reached."""
     method: str | None
     step: int | None
     """The last step that has figures."""
@@ -48,7 +52,7 @@ class TrainingRun(BaseModel):
     idle_seconds: float | None
     """How long ago the last figures came."""
     figures: dict[str, float]
-    """The latest of each that the run has."""
+    """The latest of each that the run has, however long ago."""
 
 
 class RunFigures(TrainingRun):
@@ -66,7 +70,11 @@ async def training_runs(gateway: GatewayState, caller: AnyCaller) -> list[Traini
     """The runs whose folders are shown, the latest first."""
     if gateway.runs is None:
         return []
-    return await asyncio.to_thread(_list, gateway.runs, caller)
+    try:
+        known = [stats.run_id for stats in await gateway.queue.stats()]
+    except Unavailable:
+        known = []  # the folders can be shown without it
+    return await asyncio.to_thread(_list, gateway, gateway.runs, caller, known)
 
 
 @router.get("/v1/training-runs/{run}")
@@ -79,12 +87,15 @@ async def training_run(
     """A run's figures, and what the queue knows of it now."""
     runs, folder = await _find(gateway, run, caller)
     facts, rows = await asyncio.to_thread(_figures, runs, folder, after_step)
-    stats = await gateway.queue.stats()
-    queue = None
-    if any(one.run_id == folder.run_id for one in stats) and folder.run_id is not None:
-        queue = (await gateway.queue.run(folder.run_id)).facts()
-    tokens = sum(one.tokens for one in stats)
-    return RunFigures(**facts, rows=rows, queue=queue, tokens_of_all_runs=tokens)
+    records = {record.stats.run_id: record for record in await gateway.queue.runs()}
+    queue_run = _queue_run(gateway, folder, caller, records)
+    return RunFigures(
+        **facts,
+        queue_run=queue_run,
+        rows=rows,
+        queue=None if queue_run is None else records[queue_run].facts(),
+        tokens_of_all_runs=sum(record.stats.tokens for record in records.values()),
+    )
 
 
 @router.get("/v1/runs/{run}/rollouts")
@@ -127,9 +138,34 @@ async def _find(gateway: Gateway, run: str, caller: Caller) -> tuple[RunFolders,
     return gateway.runs, folder
 
 
-def _list(runs: RunFolders, caller: Caller) -> list[TrainingRun]:
+def _list(
+    gateway: Gateway, runs: RunFolders, caller: Caller, known: Collection[str]
+) -> list[TrainingRun]:
     shown = [folder for folder in runs.all() if caller.speaks_for(folder.run_id or "")]
-    return [TrainingRun(**_figures(runs, folder, None)[0]) for folder in shown]
+    return [
+        TrainingRun(
+            **_figures(runs, folder, None)[0], queue_run=_queue_run(gateway, folder, caller, known)
+        )
+        for folder in shown
+    ]
+
+
+def _queue_run(
+    gateway: Gateway, folder: RunFolder, caller: Caller, known: Collection[str]
+) -> str | None:
+    """Which of the queue's runs a folder's jobs count for, of those that the caller may see.
+
+    Where callers have tokens, their jobs count for the token's run, whose name the folder's run is
+    or begins with. Of several such names, the longest is the nearest guess.
+    """
+    run_id = folder.run_id or ""
+    if run_id in known:
+        return run_id
+    if not gateway.authentication.asks:
+        return None
+    seen = (name for name in known if caller.speaks_for(name))
+    above = [name for name in seen if Caller(name, None).speaks_for(run_id)]
+    return max(above, key=len, default=None)
 
 
 def _figures(
@@ -138,9 +174,7 @@ def _figures(
     """What `TrainingRun` holds, and the rows after a step; none for None."""
     with runs.lock:
         folder.metrics.refresh()
-        latest: dict[str, float] = {}
-        for row in folder.metrics.last_steps(50):  # an evaluation may be some steps ago
-            latest |= {name: row[name] for name in SHOWN if isinstance(row.get(name), int | float)}
+        latest = folder.metrics.latest
         rows = [] if after_step is None else list(folder.metrics.after(after_step))
     facts = {
         "run": folder.name,
@@ -150,6 +184,6 @@ def _figures(
         "steps": folder.setting("steps", int),
         "finished": folder.finished,
         "idle_seconds": folder.idle_seconds,
-        "figures": latest,
+        "figures": {name: latest[name] for name in SHOWN if name in latest},
     }
     return facts, rows

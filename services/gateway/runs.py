@@ -1,6 +1,5 @@
 """`/v1/runs`: the runs as the queue knows them; the same facts as `counterhint runs`."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,9 +16,8 @@ router = APIRouter(
 @router.get("/v1/runs")
 async def runs(gateway: GatewayState, caller: AnyCaller) -> list[dict[str, Any]]:
     """Every run that the token may see: jobs by state, what they took, and the run's policy."""
-    stats = [run for run in await gateway.queue.stats() if caller.speaks_for(run.run_id)]
-    records = await asyncio.gather(*(gateway.queue.run(run.run_id) for run in stats))
-    return [record.facts() for record in records]
+    records = await gateway.queue.runs()
+    return [record.facts() for record in records if caller.speaks_for(record.stats.run_id)]
 
 
 @router.get("/v1/runs/{run}", responses={status: ERROR_REPLIES[status] for status in (403, 404)})

@@ -101,7 +101,9 @@ async def score(
     request: Request,
     gateway: GatewayState,
     caller: AnyCaller,
-    accept: Annotated[str, Header()] = "*/*",
+    accept: Annotated[
+        str, Header(description=f"`{NDJSON}` for a line for each response, as they are scored.")
+    ] = "*/*",
 ) -> Response:
     """Scores responses under a correct hint, wrong hints and none.
 

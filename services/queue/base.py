@@ -241,8 +241,12 @@ class JobQueue(ABC):
     # Operators
 
     @abstractmethod
-    async def stats(self) -> list[RunStats]:
+    async def runs(self) -> list[RunRecord]:
         """Every known run, by id."""
+
+    async def stats(self) -> list[RunStats]:
+        """The counts of every known run, by id."""
+        return [record.stats for record in await self.runs()]
 
     @abstractmethod
     async def run(self, run_id: str) -> RunRecord:

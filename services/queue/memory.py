@@ -32,7 +32,6 @@ from services.queue.records import (
     Reaped,
     RunPolicy,
     RunRecord,
-    RunStats,
 )
 
 
@@ -338,14 +337,15 @@ class MemoryQueue(JobQueue):
         return
 
     @override
-    async def stats(self) -> list[RunStats]:
-        return stats_of_runs(self._runs, self._jobs.values(), time.monotonic())
+    async def runs(self) -> list[RunRecord]:
+        every = stats_of_runs(self._runs, self._jobs.values(), time.monotonic())
+        runs = [(self._runs[stats.run_id], stats) for stats in every]
+        return [RunRecord(run.policy, run.set_by_operator, stats) for run, stats in runs]
 
     @override
     async def run(self, run_id: str) -> RunRecord:
-        run = self._find_run(run_id)
-        stats = next(stats for stats in await self.stats() if stats.run_id == run_id)
-        return RunRecord(run.policy, run.set_by_operator, stats)
+        self._find_run(run_id)
+        return next(record for record in await self.runs() if record.stats.run_id == run_id)
 
     def _find_run(self, run_id: str) -> Run:
         if run_id not in self._runs:

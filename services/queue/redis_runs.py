@@ -23,7 +23,7 @@ def policy_words(policy: RunPolicy | None) -> tuple[Word, ...]:
     return (policy.weight, policy.max_priority, *bounds)
 
 
-def run_stats(run_id: str, oldest_ms: int, values: Sequence[bytes | None]) -> RunStats:
+def _run_stats(run_id: str, oldest_ms: int, values: Sequence[bytes | None]) -> RunStats:
     """A run's counts from the fields `STATS` of its hash."""
     numbers = {name: int(value or 0) for name, value in zip(STATS, values, strict=True)}
     return RunStats(
@@ -48,5 +48,5 @@ def run_record(run_id: str, oldest_ms: int, values: Sequence[bytes | None]) -> R
             max_bytes=int(max_bytes) if max_bytes else None,
         ),
         set_by_operator=operator is not None,
-        stats=run_stats(run_id, oldest_ms, values[len(POLICY) :]),
+        stats=_run_stats(run_id, oldest_ms, values[len(POLICY) :]),
     )

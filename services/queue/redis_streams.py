@@ -48,10 +48,9 @@ from services.queue.records import (
     Reaped,
     RunPolicy,
     RunRecord,
-    RunStats,
 )
 from services.queue.redis_calls import RedisCalls, Word
-from services.queue.redis_runs import POLICY, STATS, policy_words, run_record, run_stats
+from services.queue.redis_runs import POLICY, STATS, policy_words, run_record
 from services.queue.redis_scripts import load_scripts, milliseconds
 
 log = logging.getLogger(__name__)
@@ -330,20 +329,20 @@ class RedisQueue(JobQueue):
         return teacher_from_message(scoring_pb2.GetTeacherResponse.FromString(message))
 
     @override
-    async def stats(self) -> list[RunStats]:
-        rows = await self._run("stats", "", *STATS)
-        return sorted(
-            (run_stats(run_id.decode(), oldest, values) for run_id, oldest, values in rows),
-            key=lambda run: run.run_id,
-        )
+    async def runs(self) -> list[RunRecord]:
+        return sorted(await self._records(""), key=lambda record: record.stats.run_id)
 
     @override
     async def run(self, run_id: str) -> RunRecord:
-        rows = await self._run("stats", run_id, *POLICY, *STATS)
-        if not rows:
+        records = await self._records(run_id)
+        if not records:
             raise run_not_found(run_id)
-        _, oldest, values = rows[0]
-        return run_record(run_id, oldest, values)
+        return records[0]
+
+    async def _records(self, run_id: str) -> list[RunRecord]:
+        """A run, when it is known; every known one for the empty id."""
+        rows = await self._run("stats", run_id, *POLICY, *STATS)
+        return [run_record(found.decode(), oldest, values) for found, oldest, values in rows]
 
     @override
     async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:

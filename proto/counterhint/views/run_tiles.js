@@ -48,10 +48,14 @@ export function runFacts({ rows, step, steps, method }) {
  */
 export function queueFacts(queue, share) {
   if (!queue) return [];
+  const dead = queue.dead
+    ? [["Put aside", number(queue.dead, 9), "failed too often: counterhint queue dead"]]
+    : [];
   return [
     ["In the queue", number(queue.queued, 9), `${number(queue.claimed, 9)} at teachers`],
     ["Oldest job", `${number(queue.oldest_seconds ?? 0, 2)} s`, "waiting"],
     ["Share of the teacher", share === null ? "–" : percent(share), `weight ${number(queue.weight)}`],
     ["Tokens", number(queue.tokens, 4), `${number(queue.tokens_cached, 4)} spared by caches`],
+    ...dead,
   ];
 }

@@ -1,5 +1,6 @@
 /** The page at `/`: joins the sources (form, paste, live runs), the token view and the link. */
 
+import { Access } from "./access.js";
 import { element } from "./elements.js";
 import { number } from "./numbers.js";
 import { PasteError, checked, replyOfText } from "./pasted_scores.js";
@@ -15,10 +16,10 @@ const SETTLED_MS = 300;
 
 const view = new TokenView(byId("token-view"), keepAddress);
 const form = new ScoreForm(byId("score-form"));
-const bearer = () => byId("bearer").value;
+const access = new Access(byId("access"), useToken);
 const picker = new RunPicker(
   byId("runs-form"),
-  bearer,
+  access,
   (reply, source) => show(reply, source),
   tell,
 );
@@ -35,7 +36,10 @@ async function show(reply, source, settings = {}) {
   byId("link-note").textContent = "";
   view.show(reply, settings);
   bringIntoWindow(byId("view"));
-  packed = await packSource(source);
+  packed = null;
+  const made = await packSource(source);
+  if (view.reply !== reply) return; // another one is shown by now
+  packed = made;
   keepAddress();
 }
 
@@ -49,6 +53,7 @@ function tell(error) {
   const known = [ApiError, PasteError, LinkError].some((kind) => error instanceof kind);
   const text = error && (known ? error.message : `This page failed: ${error.message}`);
   byId("problems").replaceChildren(...(text ? [element("p", { class: "notice error" }, text)] : []));
+  if (error?.status === 401) access.ask();
   if (error && !known) throw error;
 }
 
@@ -72,7 +77,7 @@ async function runScore(settings = {}) {
   const request = form.request();
   setBusy(true);
   try {
-    const reply = await score(request, bearer(), own.signal);
+    const reply = await score(request, access.bearer, own.signal);
     await show(reply, { score: request }, settings);
   } catch (error) {
     if (error.name !== "AbortError") tell(error);
@@ -111,8 +116,7 @@ async function openAddress() {
       await show(checked(source.reply), source, settings);
     } else {
       selectTab(byId("tab-runs"));
-      await picker.pick(source);
-      view.show(view.reply, settings);
+      if (await picker.pick(source)) view.show(view.reply, settings);
     }
   } catch (error) {
     tell(error);
@@ -144,7 +148,19 @@ function download() {
 }
 
 async function listRuns() {
-  byId("tab-runs").hidden = !(await picker.load());
+  try {
+    byId("tab-runs").hidden = !(await picker.load());
+  } catch (error) {
+    if (error.status === 401 && !access.bearer) access.ask();
+    else tell(error);
+  }
+}
+
+/** With another token there may be runs to list, and a link may open that did not. */
+async function useToken() {
+  tell(null);
+  await listRuns();
+  if (!view.reply) await openAddress();
 }
 
 makeTabs(document.querySelector('[role="tablist"]'));
@@ -161,8 +177,6 @@ byId("opened").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   if (file) showPasted(await file.text());
 });
-byId("bearer").addEventListener("change", listRuns);
-byId("access").addEventListener("submit", (event) => event.preventDefault());
 byId("copy-link").addEventListener("click", copyLink);
 byId("download").addEventListener("click", download);
 window.addEventListener("hashchange", openAddress);

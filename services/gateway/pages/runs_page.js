@@ -1,5 +1,6 @@
 /** The page with all runs: those whose folders are shown, and others that the queue knows. */
 
+import { Access } from "./access.js";
 import { element, table } from "./elements.js";
 import { number, percent } from "./numbers.js";
 import { poll } from "./polling.js";
@@ -7,17 +8,17 @@ import { read, root } from "./scoring_api.js";
 
 const EVERY_MS = 5000;
 const byId = (id) => document.getElementById(id);
-const bearer = () => byId("bearer").value;
+const access = new Access(byId("access"), () => lookNow());
 
 async function look() {
   const [folders, queued] = await Promise.all([
-    read("v1/training-runs", bearer()),
-    read("v1/runs", bearer()),
+    read("v1/training-runs", access.bearer),
+    read("v1/runs", access.bearer),
   ]);
   const byRun = new Map(queued.map((facts) => [facts.run_id, facts]));
-  const known = new Set(folders.map(({ run_id: id }) => id));
+  const known = new Set(folders.map(({ queue_run: id }) => id));
   const others = queued.filter(({ run_id: id }) => !known.has(id)).map((facts) => ({ queue: facts }));
-  const all = [...folders.map((run) => ({ ...run, queue: byRun.get(run.run_id) })), ...others];
+  const all = [...folders.map((run) => ({ ...run, queue: byRun.get(run.queue_run) })), ...others];
   byId("runs").replaceChildren(
     all.length
       ? table("The runs, the latest first", HEADINGS, all.map(row))
@@ -46,6 +47,4 @@ function row({ run, queue, method, step, steps, finished, idle_seconds: idle, fi
   ];
 }
 
-const lookNow = poll(look, EVERY_MS, byId("problems"));
-byId("bearer").addEventListener("change", lookNow);
-byId("access").addEventListener("submit", (event) => event.preventDefault());
+const lookNow = poll(look, EVERY_MS, byId("problems"), access);

@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from counterhint.authentication import Authentication
+from counterhint.server_security import ServerSecurity
+from counterhint.tokens import TokenFile, TokenTable, new_token, now, write_table
 from services.gateway.docs import operations, type_name
 from services.gateway.tokenizer import Tokenizer
 from tests.services.gateway.running import with_gateway
@@ -102,6 +107,34 @@ def test_the_page_loads_nothing_from_elsewhere_and_its_curl_lines_run(
         assert response["text"] == "2+3 = 5"
 
     with_gateway(use, [byte_level_teacher], tokenizer=tokenizer)
+
+
+def test_the_page_shows_code_as_code_and_says_where_the_token_goes(tmp_path: Path) -> None:
+    token, digest = new_token()
+    write_table(tmp_path / "tokens.json", TokenTable(operators={"tool": {digest: now()}}))
+    security = ServerSecurity(None, Authentication(TokenFile(tmp_path / "tokens.json")))
+
+    async def use(client: httpx.AsyncClient) -> None:
+        text = (await client.get("/docs")).text
+        assert "`" not in text
+        assert "<code>X-Request-Id</code>" in text
+        page = Page(text)
+        for place in page.loads:
+            if place.startswith("#"):
+                assert f'id="{place[1:]}"' in text
+        lines = [line for line in page.code if line.startswith("curl ")]
+        (runs,) = (line for line in lines if "/v1/runs " in line)
+        assert runs.endswith('-H "Authorization: Bearer $COUNTERHINT_TOKEN"')
+        (health,) = (line for line in lines if line.endswith("/health"))
+        environment = {**os.environ, "COUNTERHINT_TOKEN": token}
+        for line, answer in ((runs, []), (health, {"status": "ok"})):
+            process = await asyncio.create_subprocess_shell(
+                line, stdout=asyncio.subprocess.PIPE, env=environment
+            )
+            out, _ = await process.communicate()
+            assert json.loads(out) == answer
+
+    with_gateway(use, security=security)
 
 
 def test_texts_of_the_document_are_inert_on_the_page() -> None:

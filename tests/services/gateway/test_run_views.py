@@ -117,6 +117,16 @@ def test_a_run_s_figures_come_from_its_folder_and_from_the_queue(tmp_path: Path,
     ask(tmp_path, use)
 
 
+def test_figures_from_long_ago_are_listed(tmp_path: Path) -> None:
+    write_run(tmp_path, "maths", steps=200)  # with the one evaluation before the first step
+
+    async def use(client: httpx.AsyncClient) -> None:
+        (run,) = (await client.get("/v1/training-runs")).json()
+        assert run["figures"] == {"rollout/reward": 1.99, "eval/accuracy": 0.25}
+
+    ask(tmp_path, use)
+
+
 def test_rollouts_have_the_shape_of_a_score_reply(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "maths")
     plain = {key: ROLLOUT[key] for key in ("problem", "tokens", "token_ids", "token_classes")}
@@ -187,3 +197,34 @@ def test_a_run_s_token_shows_that_run_alone(tmp_path: Path) -> None:
         assert (await client.get("/v1/runs/maths/rollouts", headers=bearer)).status_code == 200
 
     ask(tmp_path / "runs", use, tokens=tokens)
+
+
+def test_where_tokens_are_asked_for_jobs_count_for_the_token_s_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "other-second")  # the queue knows the run `other`
+    tokens = tmp_path / "tokens.json"
+    mine, (near, near_digest), (operator, operator_digest) = (new_token() for _ in range(3))
+    own = {"other": Grant(tokens={mine[1]: now()})}
+    names = {**own, "other-second": Grant(tokens={near_digest: now()})}
+    table = TokenTable(runs=names, operators={"tool": {operator_digest: now()}})
+    write_table(tokens, table)
+
+    async def use(client: httpx.AsyncClient) -> None:
+        # The third token is of a run of that name, which the queue does not know.
+        for token, known in ((mine[0], "other"), (operator, "other"), (near, None)):
+            bearer = {"Authorization": f"Bearer {token}"}
+            (listed,) = (await client.get("/v1/training-runs", headers=bearer)).json()
+            run = (await client.get("/v1/training-runs/other-second", headers=bearer)).json()
+            assert (listed["queue_run"], run["queue_run"]) == (known, known)
+            assert (run["queue"] or {}).get("run_id") == known
+
+    ask(tmp_path / "runs", use, tokens=tokens)
+
+
+def test_a_run_of_a_like_name_is_another_where_no_tokens_are_asked_for(tmp_path: Path) -> None:
+    write_run(tmp_path, "other")  # the run `other-0a1b2c3d`
+
+    async def use(client: httpx.AsyncClient) -> None:
+        run = (await client.get("/v1/training-runs/other")).json()
+        assert (run["queue_run"], run["queue"]) == (None, None)
+
+    ask(tmp_path, use)

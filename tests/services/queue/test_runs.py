@@ -83,6 +83,23 @@ def test_a_run_is_shown_with_its_policy(open_queue: OpenQueue) -> None:
     on_queue(open_queue, test)
 
 
+def test_runs_are_listed_as_each_is_shown(open_queue: OpenQueue) -> None:
+    async def test(queue: JobQueue) -> None:
+        await queue.enqueue(job("b", "second"), RunPolicy(weight=0.3, max_jobs=7))
+        await queue.enqueue(job("a", "first"))
+        await queue.pause("first")
+        first, second = await queue.runs()
+        assert (first.stats.run_id, first.stats.paused) == ("first", True)
+        assert (second.stats.run_id, second.policy.max_jobs) == ("second", 7)
+        shown = [await queue.run(name) for name in ("first", "second")]
+        ages = [replace(one, stats=replace(one.stats, oldest_seconds=0.0)) for one in shown]
+        assert ages == [
+            replace(one, stats=replace(one.stats, oldest_seconds=0.0)) for one in (first, second)
+        ]
+
+    on_queue(open_queue, test)
+
+
 def test_an_operator_s_policy_goes_over_the_client_s(open_queue: OpenQueue) -> None:
     theirs, ours = RunPolicy(weight=2.0), RunPolicy(weight=0.5, max_jobs=2)
 

@@ -8,16 +8,20 @@ from typing import Any
 
 from services.gateway.server import serve_gateway
 from services.queue.memory import MemoryQueue
+from services.queue.records import QueuedJob
 from tests.services.dispatching import dispatching
 from tests.services.gateway.running import teacher_known
 
 
 @contextmanager
-def served_gateway(teachers: Sequence[str] = (), **options: Any) -> Iterator[str]:
+def served_gateway(
+    teachers: Sequence[str] = (), *, jobs: Sequence[QueuedJob] = (), **options: Any
+) -> Iterator[str]:
     """Serves a gateway with a queue in memory; gives its URL.
 
     Args:
         teachers: addresses to which a dispatcher takes the jobs; none leaves them queued.
+        jobs: are queued before.
         options: of `serve_gateway`.
     """
     ready, urls = threading.Event(), []
@@ -30,6 +34,8 @@ def served_gateway(teachers: Sequence[str] = (), **options: Any) -> Iterator[str
             serve_gateway(queue, "127.0.0.1:0", **options) as url,
         ):
             urls.append(url)
+            for job in jobs:
+                await queue.enqueue(job)
             async with dispatching(queue, teachers) if teachers else nullcontext():
                 if teachers:
                     await teacher_known(queue)

@@ -77,7 +77,7 @@ def test_looks_at_a_run_do_not_overlap(url: str, visit: Visit, runs: Path) -> No
     while not held:
         page.wait_for_timeout(20)
     append(runs, "metrics.jsonl", step=40, **{"rollout/reward": 0.875})
-    page.locator("#bearer").dispatch_event("change")
+    page.locator("#access").dispatch_event("submit")
     page.evaluate("fetch('../health')")  # what was asked for before is known by then
     assert len(held) == 1
     page.unroute(pattern)  # which lets the held one go on

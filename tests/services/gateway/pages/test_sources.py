@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route, expect
 
 from counterhint.authentication import Authentication
 from counterhint.server_security import ServerSecurity
@@ -171,8 +171,7 @@ def test_the_bearer_token_stays_in_the_pages_memory(
         problem = page.locator("#problems .error")
         problem.wait_for()
         assert "see Access" in problem.inner_text()
-        page.get_by_text("Access", exact=True).click()
-        page.get_by_label("Bearer token").fill(secret)
+        page.get_by_label("Bearer token").fill(secret)  # the form is open by now
         page.click("#score")
         page.locator("[data-signal=e_ctr] .token").first.wait_for()
         wait_until(lambda: page.evaluate("location.hash").startswith("#score="))
@@ -263,6 +262,29 @@ def test_a_rollout_of_a_run_can_be_picked(visit: Visit, tmp_path: Path) -> None:
         again = visit(page.url)
         again.locator("[data-signal=e_ctr] .token").first.wait_for()
         assert again.locator("#rollout").evaluate("one => one.selectedIndex") == 1
+
+
+def test_of_two_runs_chosen_the_later_is_shown(visit: Visit, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "rollouts.jsonl").write_text(json.dumps({**ROLLOUT, "problem": name}) + "\n")
+        (folder / "metrics.jsonl").write_text('{"step": 10}\n')
+    with served_gateway(runs_dir=tmp_path) as url:
+        page = visit(url)
+        held: list[Route] = []
+        page.route("**/v1/runs/first/rollouts?*", lambda route: held.append(route))
+        page.click("#tab-runs")
+        page.locator("#run").select_option("first")
+        wait_until(lambda: held or page.wait_for_timeout(20))
+        page.locator("#run").select_option("second")
+        options = page.locator("#rollout option")
+        expect(options).to_have_text(["✓ step 10: second"])
+        page.unroute("**/v1/runs/first/rollouts?*")  # which lets the held one go on
+        page.evaluate("fetch('health')")  # an answer to it would have come before
+        page.wait_for_load_state("networkidle")
+        assert options.all_inner_texts() == ["✓ step 10: second"]
+        assert page.locator("#problems").inner_text() == ""
 
 
 def test_tabs_are_moved_by_arrow_keys(visit: Visit, gateway_url: str) -> None:
