@@ -31,8 +31,8 @@ SETTINGS = {
     ("plugins", "preinstall_disabled"),
     ("dashboards", "default_home_dashboard_path"),
 }
-"""Sections and keys of Grafana's configuration that `compose.yaml` sets. Source: conf/defaults.ini of
-Grafana, and its pkg/setting/setting_plugins.go for `preinstall_disabled`."""
+"""Sections and keys of Grafana's configuration that `compose.yaml` sets. Source: its
+conf/defaults.ini, and its pkg/setting/setting_plugins.go for `preinstall_disabled`."""
 
 
 def mounted(service: dict[str, Any], path: str) -> Path:
