@@ -58,8 +58,8 @@ class Doctor(Command):
         if self.json_:
             print(json.dumps({"findings": [asdict(one) for one in findings], **counts}))
         else:
-            problems, warnings = counts["problem"], counts["warning"]
-            print(f"{problems} problems, {warnings} warnings.")
+            numbers = (_number(counts[state], state) for state in ("problem", "warning"))
+            print(f"{', '.join(numbers)}.")
         return EXIT_NEGATIVE if counts["problem"] else EXIT_DONE
 
     async def _look(self) -> list[Finding]:
@@ -80,6 +80,10 @@ class Doctor(Command):
         async for finding in look_at_teachers(self.teachers, self.tokenizer, credentials):
             add(finding)
         return findings
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _show(finding: Finding) -> None:

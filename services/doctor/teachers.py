@@ -1,5 +1,6 @@
 """Teachers and intakes: whether they answer, what they are, whether they score a token."""
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +23,8 @@ from services.doctor.finding import Finding
 
 ANSWER_SECONDS = 10.0
 """How long a server may take to say what it is."""
+CONNECT_SECONDS = 2.0
+"""How long a connection may take to be made."""
 SCORE_SECONDS = 60.0
 """How long one token may take: behind a queue, others come first."""
 
@@ -49,13 +52,8 @@ async def look_at_teachers(
             async with AsyncScoringClient(address, credentials=credentials) as client:
                 yield await _one_token(client, address, found[address], run)
         except (CounterhintError, InputError) as error:
-            yield Finding(
-                f"teacher {address}",
-                "problem",
-                str(error),
-                "start it (counterhint teacher serve, counterhint services run), or give its "
-                "address; see its log",
-            )
+            remedy = await _remedy(address, credentials)
+            yield Finding(f"teacher {address}", "problem", str(error), remedy)
     if len({(one.model_id, one.tokenizer_fingerprint) for one in found.values()}) > 1:
         yield Finding(
             "teachers",
@@ -66,6 +64,45 @@ async def look_at_teachers(
     if tokenizer is not None:
         for address, teacher in found.items():
             yield _tokenizer(address, teacher, tokenizer)
+
+
+async def _remedy(address: str, credentials: Credentials) -> str:
+    """What to do about a server that gives no answer."""
+    if not await _listens(address):
+        return (
+            "start it (counterhint teacher serve, counterhint services run), or give its address; "
+            "see its log"
+        )
+    if credentials.tls_ca is None:
+        return (
+            "something listens there: if it serves with TLS (--tls-cert), set COUNTERHINT_TLS_CA "
+            "to its authority's certificate; see its log"
+        )
+    if credentials.tls_cert is None:
+        return (
+            "something listens there: if it asks clients for certificates (--tls-client-ca), set "
+            "COUNTERHINT_TLS_CERT and COUNTERHINT_TLS_KEY; see its log"
+        )
+    return (
+        "something listens there: see whether its certificate is for this host and of "
+        "COUNTERHINT_TLS_CA, and whether ours is of its --tls-client-ca; see its log"
+    )
+
+
+async def _listens(address: str) -> bool:
+    """Whether anything takes connections there, whatever it speaks."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if address.startswith("unix:"):
+                path = address.removeprefix("unix:").removeprefix("//")
+                _, writer = await asyncio.open_unix_connection(path)
+            else:
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except (OSError, ValueError):  # a time-out is an OSError, a wrong port a ValueError
+        return False
+    writer.close()
+    return True
 
 
 def _identity(address: str, teacher: TeacherInfo) -> Finding:

@@ -11,6 +11,7 @@ import redis
 
 from deploy.cli import main
 from deploy.local.redis import LocalRedis
+from tests.certificates import Authority
 from tests.teacher_process import serve_teacher
 from tests.tiny_models import write_tiny_llama
 
@@ -114,6 +115,44 @@ def test_what_does_not_answer_is_a_problem_with_a_remedy(
     for check in ("redis", f"teacher {nobody}", f"listen {busy}"):
         assert found[check]["state"] == "problem"
         assert found[check]["remedy"]
+
+
+def test_what_listens_but_does_not_answer_has_the_remedy_of_its_tls(
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A teacher that asks for certificates: looks with one, without one, without TLS."""
+    authority = Authority(tmp_path, "site")
+    own = authority.issue("teacher")
+    monkeypatch.setenv("COUNTERHINT_TLS_CA", str(authority.file))
+    monkeypatch.setenv("COUNTERHINT_TLS_CERT", str(own.cert))
+    monkeypatch.setenv("COUNTERHINT_TLS_KEY", str(own.key))
+    options = ["--tls-cert", own.cert, "--tls-key", own.key, "--tls-client-ca", authority.file]
+    with serve_teacher(model, tmp_path, ["--device", "cpu", *map(str, options)]) as address:
+        assert doctor(capsys, "--teachers", address)[0] == 0
+        monkeypatch.setattr("services.doctor.teachers.ANSWER_SECONDS", 0.5)
+        for gone, named in (
+            (("COUNTERHINT_TLS_CERT", "COUNTERHINT_TLS_KEY"), "set COUNTERHINT_TLS_CERT"),
+            (("COUNTERHINT_TLS_CA",), "set COUNTERHINT_TLS_CA"),
+        ):
+            for variable in gone:
+                monkeypatch.delenv(variable)
+            code, found = doctor(capsys, "--teachers", address)
+            assert code == 1
+            assert named in found[f"teacher {address}"]["remedy"]
+
+
+def test_one_problem_is_no_problems(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.doctor.teachers.ANSWER_SECONDS", 0.5)
+    nobody = f"unix://{tmp_path}/nobody.sock"
+    assert main(["doctor", "--teachers", nobody, "--folder", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 problem, " in out.splitlines()[-1]
+    assert "start it (counterhint teacher serve" in out
 
 
 def test_another_tokenizer_is_a_problem(
