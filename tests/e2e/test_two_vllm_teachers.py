@@ -1,6 +1,7 @@
 """Intake, dispatcher and two vLLM teachers as processes: hits of their caches, and a death."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -16,12 +18,12 @@ import pytest
 from counterhint import ScoringClient, ScoringJob, ScoringResult
 from counterhint.messages import job_to_message, result_from_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
-from tests.processes import running_in
+from tests.processes import running_in, wait_until
 from tests.services.prefix_cache import run_jobs
 from tests.teacher_server.jobs import plain_log_probs, tokens_of_pairs
 from tests.tiny_models import write_tiny_llama
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm
 
 CACHE_TOKENS = 16_384
 """What a teacher's KV cache holds: a round of jobs, of which the next one reads the contexts again,
@@ -32,19 +34,21 @@ WORDS = 61
 
 
 @contextmanager
-def running(*words: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command in a session of its own, of which nothing is left behind."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.cli", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        start_new_session=True,
-    )
+def running(log: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command in a session of its own, of which nothing is left behind but what it logged."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", *words],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=300)
         finally:
             for number in running_in(process):
                 os.kill(number, signal.SIGKILL)
@@ -63,22 +67,36 @@ class Teachers:
         serve += ["--content-cache-bytes", "0"]  # so that a context is read again by vLLM
         serve += ["--engine-arg", f"kv_cache_memory_bytes={CACHE_TOKENS * TOKEN_BYTES}"]
         self.processes = [
-            held.enter_context(running(*serve, "--listen", address)) for address in self.addresses
+            held.enter_context(running(folder / f"{number}.log", *serve, "--listen", address))
+            for number, address in enumerate(self.addresses)
         ]
         for address in self.addresses:
             with ScoringClient(address) as client:
-                self.fingerprint = client.get_teacher(timeout=120).tokenizer_fingerprint
+                self.fingerprint = client.get_teacher(timeout=900).tokenizer_fingerprint
 
     @contextmanager
     def dispatched(self, addresses: Sequence[str]) -> Iterator[scoring_pb2_grpc.ScoringServiceStub]:
-        """An intake in front of these teachers."""
+        """An intake in front of these teachers, all of which are connected."""
         intake = f"unix://{self.folder}/intake.sock"
-        to_teachers = [word for address in addresses for word in ("--teachers", address)]
-        with running("services", "run", "intake", "dispatcher", "--listen", intake, *to_teachers):
+        command = ["services", "run", "intake", "dispatcher", "--listen", intake]
+        command += [word for address in addresses for word in ("--teachers", address)]
+        command += ["--metrics-listen", "127.0.0.1:0"]
+        self.log = self.folder / "services.log"
+        with running(self.log, *command):
+            wait_until(lambda: self.log.read_text().count(": connected") == len(addresses))
             with ScoringClient(intake) as client:
-                client.get_teacher(timeout=60)
+                client.get_teacher(timeout=300)
             with grpc.insecure_channel(intake.replace("unix://", "unix:")) as channel:
                 yield scoring_pb2_grpc.ScoringServiceStub(channel)
+
+    def jobs_at(self, address: str) -> float:
+        """How many jobs a teacher has, as the dispatcher's metrics say."""
+        page = re.search(r"metrics on (\S+)", self.log.read_text())
+        assert page is not None
+        with urlopen(page[1], timeout=60) as metrics:
+            name = f'counterhint_dispatcher_in_flight{{teacher="{address}"}}'
+            found = re.search(rf"^{re.escape(name)} (\S+)$", metrics.read().decode(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def check(self, job: ScoringJob, result: ScoringResult) -> None:
         """Holds the scores against a plain pass of the model for each pair."""
@@ -141,11 +159,15 @@ def test_when_one_is_killed_every_job_is_answered_once(teachers: Teachers) -> No
     rounds = rounds_of_runs(teachers, "killed", 7, steps=2)
     jobs = [job for at_once in rounds for job in at_once]
     answered = []
+    killed = teachers.processes[1]
     with teachers.dispatched(teachers.addresses) as stub:
+        killed.send_signal(signal.SIGSTOP)  # it answers none of the jobs that it gets
         for job, result in replies(stub, jobs):
             answered.append(job.id)
-            if len(answered) == 3:
-                teachers.processes[1].send_signal(signal.SIGKILL)
+            if killed.poll() is None:
+                wait_until(lambda: teachers.jobs_at(teachers.addresses[1]))
+                killed.kill()
+                killed.wait()
             teachers.check(job, result)
-    assert teachers.processes[1].wait(timeout=30) == -signal.SIGKILL
+    assert killed.returncode == -signal.SIGKILL
     assert sorted(answered) == sorted(job.id for job in jobs)

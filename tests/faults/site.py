@@ -173,13 +173,14 @@ class Site:
         teacher: str | None = None,
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> Child:
         """Starts `services run` on the site's Redis; both services when none is named.
 
         With a teacher, it is connected to it, and the intake is ready.
         """
         command = [*COUNTERHINT, "services", "run", *(names or ("intake", "dispatcher"))]
-        command += ["--redis", self.redis.url, "--lease-seconds", str(LEASE_SECONDS)]
+        command += ["--redis", self.redis.url, "--lease-seconds", str(lease_seconds)]
         command += ["--listen", self.intake]
         command += [] if teacher is None else ["--teachers", teacher]
         started = self.start(*command, *flags, environment=environment)

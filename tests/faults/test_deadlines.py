@@ -61,7 +61,8 @@ def test_a_teacher_s_own_job_of_a_client_that_is_killed_is_ended(
     assert teacher.figure(cancelled) == 0
     gone = client(site, teacher.address, "large", 250, 3600)
     wait_until(lambda: teacher.figure("engine_progress") >= batches + 3)
-    gone.kill()
+    with teacher.standing_still():  # so that it cannot end before its client does
+        gone.kill()
     wait_until(lambda: teacher.figure(cancelled) == 1)
     assert teacher.figure("tokens_running") == 0
     with teacher.client() as direct:

@@ -77,11 +77,11 @@ def test_a_client_without_a_queue_is_told_to_come_again(start_broken):
     teacher = start_broken()
 
     async def run() -> None:
-        async with AsyncScoringClient(teacher.address, timeout=1) as client:
+        async with AsyncScoringClient(teacher.address, timeout=60) as client:
             known = (await client.get_teacher()).tokenizer_fingerprint
             job: ScoringJob = random_job(**SMALL, id="die", tokenizer_fingerprint=known)
             with pytest.raises(Unavailable):
-                await client.score(job)
+                await client.score(job, timeout=4)  # it tries as long
 
     asyncio.run(run())
     assert teacher.exit_code() == EXIT_ENGINE_DEAD

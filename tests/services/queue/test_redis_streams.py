@@ -269,15 +269,15 @@ def test_processes_with_other_settings_are_refused_while_one_is_there(server: Lo
 def test_a_killed_process_s_settings_bind_nobody_for_ever(
     server: LocalRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.queue.redis_streams.PRESENT_SECONDS", 0.4)
+    monkeypatch.setattr("services.queue.redis_streams.PRESENT_SECONDS", 1.0)
 
     async def run() -> None:
         killed = await RedisQueue(server.url, SETTINGS).__aenter__()
         for task in killed._tasks:
             task.cancel()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.2)
         async with RedisQueue(server.url, QueueSettings(max_attempts=7)) as queue:
-            await asyncio.sleep(0.6)  # as long as it is there, it says so
+            await asyncio.sleep(1.2)  # as long as it is there, it says so
             with pytest.raises(InputError):
                 await RedisQueue(server.url, SETTINGS).__aenter__()
             await queue._redis.aclose()

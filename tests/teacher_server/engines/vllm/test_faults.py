@@ -1,12 +1,9 @@
 """Jobs that are cancelled, that vLLM refuses, and that are under way when its engine dies."""
 
 import asyncio
-import os
-import signal
 from dataclasses import replace
 
 import numpy as np
-import psutil
 import pytest
 
 from counterhint import Outputs, ScoringJob
@@ -21,18 +18,33 @@ ON_LLAMA = pytest.mark.parametrize("teacher", ["llama"], indirect=True)
 
 
 def long_job(seed: int = 0) -> ScoringJob:
-    """Some seconds of work."""
+    """Fourteen steps of vLLM at least."""
     pairs = [(context, response) for context in range(40) for response in range(10)]
     return random_job([120] * 40, [130] * 10, pairs, id=f"long-{seed}", seed=seed)
 
 
-async def begun(teacher: VllmTeacher, *jobs: ScoringJob) -> list[asyncio.Task]:
-    """Tasks that score jobs, once vLLM has begun with them."""
-    steps = teacher.engine.progress()
+async def handed_over(teacher: VllmTeacher, *jobs: ScoringJob) -> list[asyncio.Task]:
+    """Tasks that score jobs, once vLLM's engine, which stands still, has all their requests."""
     tasks = [asyncio.create_task(teacher.engine.score(job)) for job in jobs]
-    await until(lambda: teacher.engine.progress() > steps)
-    assert not any(task.done() for task in tasks)
+    requests = sum(len(job.pairs) for job in jobs)
+    await until(lambda: teacher.engine._llm.get_num_unfinished_requests() == requests)
     return tasks
+
+
+async def begun(teacher: VllmTeacher, *jobs: ScoringJob) -> list[asyncio.Task]:
+    """Tasks that score jobs, once vLLM has begun with them; none has ended.
+
+    On a machine so fast, or so busy with others, that a job ends before this is seen, all of them
+    are scored once more.
+    """
+    while True:
+        steps = teacher.engine.progress()
+        with teacher.engine_standing_still():
+            tasks = await handed_over(teacher, *jobs)
+        await until(lambda: teacher.engine.progress() > steps)  # noqa: B023 - of this round
+        if not any(task.done() for task in tasks):
+            return tasks
+        await asyncio.gather(*tasks)
 
 
 @ON_LLAMA
@@ -45,9 +57,8 @@ def test_a_cancelled_job_leaves_nothing_behind_in_vllm(teacher: VllmTeacher):
         llm = teacher.engine._llm
         assert llm.get_num_unfinished_requests() == 0
         # vLLM's other process forgets its cache only when no request holds a part of it.
-        async with asyncio.timeout(30):
-            while not await llm.reset_prefix_cache():  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.01)
+        while not await llm.reset_prefix_cache():  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
 
     teacher.loop.run(cancel_and_go_on())
     job = random_job((40,), (20,), [(0, 0)])
@@ -94,20 +105,15 @@ def test_ids_outside_the_vocabulary_do_not_reach_vllm(teacher: VllmTeacher, wher
 @pytest.mark.parametrize("teacher", ["mortal"], indirect=True)
 def test_a_dead_engine_is_told_of_at_once(teacher: VllmTeacher):
     async def kill() -> list[BaseException]:
-        tasks = await begun(teacher, long_job(1), long_job(2))
-        (core,) = (
-            child
-            for child in psutil.Process().children()
-            if child.cmdline()[0].startswith("VLLM::EngineCore")
+        with teacher.engine_standing_still():
+            tasks = await handed_over(teacher, long_job(1), long_job(2))
+            assert not teacher.engine.dead()
+            teacher.engine_process().kill()
+        await until(teacher.engine.dead)
+        under_way = await asyncio.gather(*tasks, return_exceptions=True)
+        later = await asyncio.gather(
+            teacher.engine.score(random_job((3,), (2,), [(0, 0)])), return_exceptions=True
         )
-        assert not teacher.engine.dead()
-        os.kill(core.pid, signal.SIGKILL)
-        async with asyncio.timeout(30):
-            await until(teacher.engine.dead)
-            under_way = await asyncio.gather(*tasks, return_exceptions=True)
-            later = await asyncio.gather(
-                teacher.engine.score(random_job((3,), (2,), [(0, 0)])), return_exceptions=True
-            )
         return [*under_way, *later]
 
     for error in teacher.loop.run(kill()):

@@ -1,11 +1,14 @@
 """A real vLLM engine for tests, and what its scores are held against."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -54,6 +57,28 @@ class VllmTeacher:
     @property
     def info(self) -> TeacherInfo:
         return self.engine.info
+
+    def engine_process(self) -> psutil.Process:
+        """vLLM's engine, which hands requests to its workers."""
+        (process,) = (
+            child
+            for child in psutil.Process().children()
+            # Of one that had to be killed, a zombie stays.
+            if child.status() != psutil.STATUS_ZOMBIE
+            and child.cmdline()[0].startswith("VLLM::EngineCore")
+        )
+        return process
+
+    @contextmanager
+    def engine_standing_still(self) -> Iterator[None]:
+        """Stops vLLM's engine (SIGSTOP) while the block runs: it answers nothing."""
+        process = self.engine_process()
+        process.suspend()
+        try:
+            yield
+        finally:
+            with suppress(psutil.NoSuchProcess):  # it was killed meanwhile
+                process.resume()
 
     def outputs(self, top_k: int = 4) -> Outputs:
         """All that the engine can give."""
