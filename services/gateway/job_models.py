@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from services.gateway.errors import ErrorFacts
-from services.gateway.score_models import MAX_RESPONSES, Addressed, Body, Entries, Ids, ScoreRequest
+from services.gateway.score_models import (
+    MAX_RESPONSES,
+    Addressed,
+    Body,
+    Entries,
+    Ids,
+    ScoreRequest,
+    TokenId,
+)
 from services.gateway.score_reply import CostReply, Numbers, ScoreReply, TopToken
 from services.queue.records import JobState
 
@@ -24,12 +32,6 @@ class RawOutputs(Body):
     """How many of the most probable tokens."""
     entropy: bool = False
     """The entropy of the distribution, in nats."""
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not (self.sampled or self.top_k or self.entropy):
-            raise ValueError("ask for something: sampled, top_k or entropy")
-        return self
 
 
 class RawJob(Addressed):
@@ -52,6 +54,29 @@ class RawJob(Addressed):
     )
     """Context index and response index of each pair."""
     outputs: RawOutputs = RawOutputs()
+    token_ids: Entries[Entries[Annotated[Entries[TokenId], Field(min_length=1)]]] | None = None
+    """Further ids to score: for each response, for each of its positions, as many everywhere."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        outputs = self.outputs
+        if not (outputs.sampled or outputs.top_k or outputs.entropy or self.token_ids):
+            raise ValueError("ask for something: outputs.sampled, top_k or entropy, or token_ids")
+        return self
+
+    @model_validator(mode="after")
+    def _ids_fit(self) -> Self:
+        if self.token_ids is None:
+            return self
+        wanted, given = list(map(len, self.responses)), list(map(len, self.token_ids))
+        if wanted != given:
+            raise ValueError(
+                f"token_ids has the rows {given}, but the responses have {wanted} tokens: give a "
+                "row for each position of each response"
+            )
+        if len({len(row) for rows in self.token_ids for row in rows}) > 1:
+            raise ValueError("the rows of token_ids differ in length: give as many ids everywhere")
+        return self
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -84,6 +109,7 @@ class RawPairReply(BaseModel):
     log_probs: Numbers | None = None
     entropy: Numbers | None = None
     top_k: list[list[TopToken]] | None = None
+    given: list[Numbers] | None = Field(None, description="Of `token_ids`, a row a token.")
     missing: str | None = Field(description="Why numbers are null.")
 
 

@@ -125,6 +125,9 @@ async def _job_of(
 
 
 def _raw_job(job_id: str, body: RawJob, run: str, fingerprint: str) -> ScoringJob:
+    given = None
+    if body.token_ids is not None:
+        given = np.array([row for rows in body.token_ids for row in rows], dtype=np.int32)
     return ScoringJob(
         id=job_id,
         run_id=run,
@@ -133,8 +136,12 @@ def _raw_job(job_id: str, body: RawJob, run: str, fingerprint: str) -> ScoringJo
         pairs=pairs_array([(context, response) for context, response in body.pairs]),
         tokenizer_fingerprint=fingerprint,
         outputs=Outputs(
-            sampled=body.outputs.sampled, top_k=body.outputs.top_k, entropy=body.outputs.entropy
+            sampled=body.outputs.sampled,
+            top_k=body.outputs.top_k,
+            given=given is not None,
+            entropy=body.outputs.entropy,
         ),
+        token_ids=given,
         priority=body.priority,
     )
 
@@ -210,6 +217,9 @@ def _raw_reply(body: RawJob, result: ScoringResult, tokenizer: Tokenizer | None)
             columns["entropy"] = numbers(scores.entropy)
         if scores.top_k_ids is not None:
             columns["top_k"] = top_tokens(scores, tokenizer)
+        if scores.given is not None:
+            flat, n = numbers(scores.given.reshape(-1)), scores.given.shape[1]
+            columns["given"] = [flat[start : start + n] for start in range(0, len(flat), n)]
         pairs.append(
             {"context": context, "response": response, **columns, "missing": reasons.get(index)}
         )

@@ -17,7 +17,14 @@ from services.queue.base import JobQueue
 from services.queue.records import QueueSettings
 from tests.services.conftest import OpenQueue
 from tests.services.dispatching import dispatching, enqueue
-from tests.services.gateway.running import EXAMPLE, RAW, gateway_client, scripted, teacher_known
+from tests.services.gateway.running import (
+    EXAMPLE,
+    RAW,
+    gateway_client,
+    scripted,
+    teacher_known,
+    with_gateway,
+)
 from tests.services.scripted_teacher import make_job, serving
 
 Test = Callable[[httpx.AsyncClient, JobQueue], Awaitable[None]]
@@ -101,6 +108,37 @@ def test_the_same_key_and_body_is_the_same_job(on_queue: Any) -> None:
         assert long.status_code == 422
 
     on_queue(test)
+
+
+def test_further_ids_are_scored_at_each_position(byte_level_teacher: str) -> None:
+    body = {
+        "contexts": [[1, 2], [5]],
+        "responses": [[3, 4], [6]],
+        "pairs": [[0, 0], [1, 1]],
+        "outputs": {"sampled": True},
+        "token_ids": [[[3, 9], [4, 9]], [[6, 9]]],
+    }
+
+    async def use(client: httpx.AsyncClient) -> None:
+        location = (await client.post("/v1/jobs", json=body)).headers["location"]
+        for pair in (await finished(client, location))["result"]["pairs"]:
+            first, second = zip(*pair["given"], strict=True)
+            assert list(first) == pair["log_probs"]
+            assert set(first).isdisjoint(second)
+        alone = {**body, "outputs": {"sampled": False}}
+        location = (await client.post("/v1/jobs", json=alone)).headers["location"]
+        (pair, _) = (await finished(client, location))["result"]["pairs"]
+        assert (len(pair["given"]), "log_probs" in pair) == (2, False)
+        for wrong, said in (
+            ([[[3], [4]]], "has the rows [2], but the responses have [2, 1] tokens"),
+            ([[[3], [4, 5]], [[6]]], "differ in length"),
+            (None, "ask for something"),
+        ):
+            refused = await client.post("/v1/jobs", json={**alone, "token_ids": wrong})
+            assert refused.status_code == 422
+            assert said in refused.json()["error"]["message"]
+
+    with_gateway(use, [byte_level_teacher])
 
 
 def test_a_job_can_be_cancelled_and_says_so(on_queue: Any) -> None:
