@@ -62,12 +62,17 @@ class RunCommand(QueueCommand):
         answer: tuple[Any, RunRecord] = self.ask(then_look)
         return answer
 
-    def tell(self, record: RunRecord, what: str) -> None:
-        """Prints the run as JSON, or in one line what has happened to it."""
+    def tell(self, record: RunRecord, what: str, *, known: bool = True) -> None:
+        """Prints the run as JSON, or in one line what has happened to it.
+
+        A run that was not known before may be a slip of the pen: the line says so.
+        """
         if self.json_:
             print(json.dumps(record.facts(), indent=2))
             return
         stats = record.stats
+        if not known:
+            what += ", before its first job (counterhint runs ls lists the runs)"
         print(f"run {self.run_id}: {what}; {stats.queued} queued, {stats.claimed} claimed")
 
 
@@ -104,8 +109,14 @@ class RunsPause(RunCommand):
 
     def run(self) -> int:
         """Pauses it and says how many of its jobs wait."""
-        _, record = self.change(lambda queue: queue.pause(self.run_id))
-        self.tell(record, "paused")
+
+        async def pause(queue: JobQueue) -> bool:
+            known = await _is_known(queue, self.run_id)
+            await queue.pause(self.run_id)
+            return known
+
+        known, record = self.change(pause)
+        self.tell(record, "paused", known=known)
         return EXIT_DONE
 
 
@@ -171,7 +182,7 @@ class RunsPolicy(RunCommand):
     max_bytes: int | None = Field(None, ge=0)
     """Most payload bytes of its unfinished jobs, where that is less than --max-run-bytes."""
     reset: bool = False
-    """Leave the policy to the run's token again."""
+    """Put back what the run's token says, as it came with the run's last job."""
 
     def run(self) -> int:
         """Sets it and prints what holds now."""
@@ -190,21 +201,27 @@ class RunsPolicy(RunCommand):
                 "--max-jobs, --max-bytes), or --reset alone; counterhint runs show prints it"
             )
 
-        async def set_policy(queue: JobQueue) -> None:
-            if self.reset:
-                await queue.run(self.run_id)  # an unknown run is an error
-                await queue.set_policy(self.run_id, None)
-                return
-            try:
-                policy = (await queue.run(self.run_id)).policy
-            except JobNotFound:
-                policy = RunPolicy()
-            await queue.set_policy(self.run_id, replace(policy, **changes))
+        async def set_policy(queue: JobQueue) -> bool:
+            known = self.reset or await _is_known(queue, self.run_id)
+            # To reset an unknown run is an error.
+            policy = (await queue.run(self.run_id)).policy if known else RunPolicy()
+            changed = None if self.reset else replace(policy, **changes)
+            await queue.set_policy(self.run_id, changed)
+            return known
 
-        _, record = self.change(set_policy)
+        known, record = self.change(set_policy)
         facts = asdict(record.policy)
-        self.tell(record, ", ".join(f"{name} {_cell(value)}" for name, value in facts.items()))
+        what = ", ".join(f"{name} {_cell(value)}" for name, value in facts.items())
+        self.tell(record, what, known=known)
         return EXIT_DONE
+
+
+async def _is_known(queue: JobQueue, run_id: str) -> bool:
+    try:
+        await queue.run(run_id)
+    except JobNotFound:
+        return False
+    return True
 
 
 def _cell(value: object) -> str:

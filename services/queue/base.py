@@ -258,7 +258,7 @@ class JobQueue(ABC):
 
     @abstractmethod
     async def set_policy(self, run_id: str, policy: RunPolicy | None) -> None:
-        """Sets a run's policy, over what comes with its jobs; None leaves it to them again.
+        """Sets a run's policy, over what comes with its jobs; None puts back what came with them.
 
         The run need not be known yet. Its weight counts from its next claim, its bounds from its
         next job.

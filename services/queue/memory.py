@@ -73,9 +73,11 @@ class MemoryQueue(JobQueue):
     def _policy(self, run_id: str, given: RunPolicy | None) -> RunPolicy:
         """The run's policy, which is the given one from now on unless an operator set it."""
         run = self._runs.get(run_id)
-        if given is not None and (run is None or not run.set_by_operator):
+        if given is not None:
             run = self._runs.setdefault(run_id, Run())
-            run.policy = given
+            run.given = given
+            if not run.set_by_operator:
+                run.policy = given
         return RunPolicy() if run is None else run.policy
 
     def _check_bounds(self, job: QueuedJob, policy: RunPolicy, now: float) -> None:
@@ -357,7 +359,7 @@ class MemoryQueue(JobQueue):
         if policy is None and run_id not in self._runs:
             return
         run = self._runs.setdefault(run_id, Run())
-        run.policy = policy or RunPolicy()
+        run.policy = policy or run.given
         run.set_by_operator = policy is not None
 
     @override

@@ -52,6 +52,8 @@ class Run:
     """Queued jobs by level."""
     policy: RunPolicy = field(default_factory=RunPolicy)
     set_by_operator: bool = False
+    given: RunPolicy = field(default_factory=RunPolicy)
+    """The policy that came with its jobs last."""
     paused: bool = False
     claimed: int = 0
     bytes: int = 0

@@ -59,6 +59,13 @@ def test_a_run_can_be_paused_before_its_first_job(runs):
     assert [run["run_id"] for run in runs("ls")[1]] == ["first", "later"]
 
 
+def test_a_run_that_nobody_has_heard_of_is_told_as_such(filled_redis, capsys):
+    for command in (["pause"], ["policy", "--weight", "2"]):
+        for run, told in ((f"slip-{command[0]}", True), ("first", False)):
+            assert main(["runs", command[0], run, *command[1:], "--redis", filled_redis]) == 0
+            assert ("before its first job" in capsys.readouterr().out) is told
+
+
 def test_cancel_ends_unfinished_and_dead_jobs(runs):
     assert runs("cancel", "first") == (0, {"run": "first", "cancelled": 2})
     run = runs("show", "first")[1]

@@ -28,15 +28,18 @@ if known then
 end
 
 local ours = redis.call('HMGET', run_key(run), 'jobs', 'bytes', 'waiting', 'operator',
-  'weight', 'max_priority', 'max_jobs', 'max_bytes')
+  'weight', 'max_priority', 'max_jobs', 'max_bytes', 'given')
 local policy = {ours[5] or '1', ours[6] or tostring(TOP), ours[7] or '', ours[8] or ''}
-if ARGV[11] and not ours[4] then
+if ARGV[11] then
   local given = {ARGV[11], ARGV[12], ARGV[13], ARGV[14]}
-  if table.concat(given, ' ') ~= table.concat(policy, ' ') then
-    policy = given
-    redis.call('HSET', run_key(run), 'weight', given[1], 'max_priority', given[2],
-      'max_jobs', given[3], 'max_bytes', given[4])
+  local words = table.concat(given, ' ')
+  if words ~= ours[9] then -- kept, for when an operator takes a policy back
+    redis.call('HSET', run_key(run), 'given', words)
     forget_later(run) -- until it has a job
+  end
+  if not ours[4] then
+    if words ~= table.concat(policy, ' ') then set_policy(run, given) end
+    policy = given
   end
 end
 if priority > tonumber(policy[2]) then return {'priority', tonumber(policy[2])} end

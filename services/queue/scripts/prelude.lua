@@ -155,6 +155,12 @@ local function forget_later(run)
   end
 end
 
+-- What the run may take: weight, highest priority, most jobs and bytes ('' for no own bound).
+local function set_policy(run, policy)
+  redis.call('HSET', run_key(run), 'weight', policy[1], 'max_priority', policy[2],
+    'max_jobs', policy[3], 'max_bytes', policy[4])
+end
+
 -- The job has its outcome: `state`, why, and what its worker wrote, if anything.
 local function finish(job, state, reason, body)
   if job.state == 'queued' then leave_queue(job) else end_lease(job) end
