@@ -48,7 +48,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 for line in services.stderr
                 if (found := re.search(r"http://127\.0\.0\.1:\d+", line))
             )
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while httpx.get(f"{url}/ready").status_code != 200:
                 assert time.monotonic() < deadline, "the gateway is not ready"
                 time.sleep(0.1)

@@ -141,12 +141,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 assert process.poll() is None, logs[part].read_text()
             return {part: match[1] for part, match in found.items() if match}
 
-        wait_until(lambda: len(urls()) == len(PARTS), seconds=120)
+        wait_until(lambda: len(urls()) == len(PARTS))
         wait_until(lambda: exported(urls()["trainer"])["counterhint_trainer_step"] >= 2)
         samples = {part: exported(url) for part, url in urls().items()}
         for part in reversed(PARTS):  # so that each sends its last spans
             running[part].terminate()
-            assert running[part].wait(60) == (143 if part == "trainer" else 0)
+            assert running[part].wait(240) == (143 if part == "trainer" else 0)
         rollouts = (folder / "run" / "rollouts.jsonl").read_text().splitlines()
         yield System(
             collector,

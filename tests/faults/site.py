@@ -104,7 +104,7 @@ class Child:
             assert not self.ended, self.said
             return False
 
-        wait_until(there, seconds=120.0)
+        wait_until(there)
         return self.said.partition(text)[2].partition("\n")[0].strip()
 
     @property

@@ -8,7 +8,7 @@ from tests.faults.test_redis import wipe
 from tests.processes import wait_until
 from tests.student_trainer.chain_student import write_chain_student
 
-STEPS = 4
+STEPS = 6
 
 
 def test_training_goes_on_when_redis_comes_back_empty(site: Site) -> None:
@@ -36,7 +36,9 @@ def test_training_goes_on_when_redis_comes_back_empty(site: Site) -> None:
     }
     recipe.write_text(yaml.safe_dump(content))
     address = f"unix://{site.folder}/teacher.sock"
-    site.start(*COUNTERHINT, "teacher", "serve", "--model", str(student), "--listen", address)
+    teacher = site.start(
+        *COUNTERHINT, "teacher", "serve", "--model", str(student), "--listen", address
+    )
     site.services(teacher=address)
     training = site.start(*COUNTERHINT, "train", str(recipe))
     metrics = run_dir / "metrics.jsonl"
@@ -45,13 +47,18 @@ def test_training_goes_on_when_redis_comes_back_empty(site: Site) -> None:
         assert not training.ended, training.said
         return len(metrics.read_bytes().splitlines()) - 1 if metrics.exists() else -1
 
-    wait_until(lambda: steps() >= 1, seconds=180.0)
-    before = sum(run.done for run in site.ask(lambda queue: queue.stats()))
-    wipe(site)
+    def of_all_runs(count: str) -> int:
+        return sum(getattr(run, count) for run in site.ask(lambda queue: queue.stats()))
+
+    wait_until(lambda: steps() >= 1)
+    with teacher.standing_still():  # so that training cannot end meanwhile
+        wait_until(lambda: of_all_runs("claimed"))
+        before = of_all_runs("done")
+        wipe(site)
     assert training.wait() == 0, training.said
     rows = read_rows(metrics)
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
-    after = sum(run.done for run in site.ask(lambda queue: queue.stats()))
+    after = of_all_runs("done")
     scored = sum(row.get("scoring/groups", 0) for row in rows)
     assert before > 0
     assert after > 0

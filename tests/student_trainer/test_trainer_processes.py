@@ -73,7 +73,7 @@ def start(
 
 
 def finish(process: subprocess.Popen[bytes]) -> int:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=240)
     if process.returncode not in (0, 143):
         print(errors.decode())
     return process.returncode
@@ -93,11 +93,14 @@ def run_here(recipe: Path, run_dir: Path, *settings: str) -> None:
 
 def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
     def there() -> bool:
-        if process.poll() is not None:
+        ended = process.poll() is not None  # before looking, so that its last steps are seen
+        if steps_of(run_dir) >= step:
+            return True
+        if ended:
             raise AssertionError(f"the run ended early: {process.communicate()[1].decode()}")
-        return steps_of(run_dir) >= step
+        return False
 
-    wait_until(there, seconds=180)
+    wait_until(there)
 
 
 def final_tensors(run_dir: Path) -> dict[str, torch.Tensor]:
