@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from counterhint import Weights
-from counterhint.jobs import ADAPTER_METADATA
+from counterhint.errors import InputError
+from counterhint.jobs import ADAPTER_METADATA, TeacherInfo
 from student_trainer.config import Config
 from student_trainer.lora import adapter_settings
+from student_trainer.model_parts import causal_model
 from student_trainer.models import Student
 from student_trainer.ranks import Ranks
 from student_trainer.shards import local
@@ -79,6 +81,29 @@ TeacherRefreshConfig = Annotated[
     FixedTeacherConfig | SnapshotTeacherConfig | LiveTeacherConfig | EmaTeacherConfig,
     Field(discriminator="kind"),
 ]
+
+
+def check_published_weights_fit(
+    config: TeacherRefreshConfig, student: Student, teacher: TeacherInfo
+) -> None:
+    """Refuses a student whose weights the teacher could not load once they are published.
+
+    An adapter has no row a token, so only whole models are looked at. Other differences show when
+    the teacher reads the first file: it refuses with `WEIGHTS_INCOMPATIBLE`.
+
+    Raises:
+        InputError: their vocabularies differ in size.
+    """
+    if config.kind == "fixed" or student.lora is not None:
+        return
+    rows = causal_model(student.model).config.get_text_config().vocab_size
+    if rows != teacher.vocab_size:
+        raise InputError(
+            f"teacher_refresh.kind is {config.kind}, but the student has a vocabulary of {rows}, "
+            f"the teacher {teacher.model_id} one of {teacher.vocab_size}, and could not load the "
+            "student's weights: serve the student's own model as teacher, or set "
+            "teacher_refresh.kind=fixed"
+        )
 
 
 class TeacherWeights:

@@ -49,7 +49,11 @@ from student_trainer.sharding import gathered, shard
 from student_trainer.starting_model import StartingModel
 from student_trainer.summary import summarize_run
 from student_trainer.tasks.base import Task
-from student_trainer.teacher_weights import TeacherWeights, prune_weights
+from student_trainer.teacher_weights import (
+    TeacherWeights,
+    check_published_weights_fit,
+    prune_weights,
+)
 from student_trainer.update import Updater
 
 
@@ -205,6 +209,7 @@ class Trainer:
         config, student = self.recipe.scoring, self._student
         client = self._resources.enter_context(open_client(config))
         self._teacher = find_teacher(client, config)
+        check_published_weights_fit(self.recipe.teacher_refresh, student, self._teacher)
         return GroupScoring(
             client,
             self._teacher,

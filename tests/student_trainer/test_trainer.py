@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from counterhint import CounterhintError
 from counterhint.errors import InputError
@@ -249,6 +250,21 @@ def test_another_tokenizer_is_refused(
         Trainer(recipe)
     assert caught.value.reason == "TOKENIZER_MISMATCH"
     assert not (workplace / "mismatch" / "metrics.jsonl").exists()
+
+
+def test_a_student_whose_weights_the_teacher_cannot_load_is_refused_at_the_start(
+    student_folder: Path, workplace: Path, teacher: str
+) -> None:
+    larger = workplace / "larger-vocabulary"
+    shutil.copytree(student_folder, larger)
+    model = AutoModelForCausalLM.from_pretrained(larger)
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 8)
+    model.save_pretrained(larger)
+    scoring = {"address": teacher}
+    said = rf"kind is snapshot, .* vocabulary of {size + 8} .* one of {size}, .*kind=fixed"
+    with pytest.raises(InputError, match=said):
+        Trainer(make_recipe(workplace / "unloadable", larger, scoring=scoring))
 
 
 def test_an_absent_teacher_is_named(student_folder: Path, workplace: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 from playwright.sync_api import Page
 
 from counterhint.views.rollouts import rollouts_reply
-from tests.services.gateway.pages.test_sources import ROLLOUT
 from tests.services.gateway.pages.serving import served_gateway
+from tests.services.gateway.pages.test_sources import ROLLOUT
 
 SPLIT = {**ROLLOUT, "tokens": ["é", "\ufffd", "\ufffd", "", "𝄞", "a", "b"]}
 UNSCORED = {name: ROLLOUT[name] for name in ("tokens", "token_ids", "advantage")}
