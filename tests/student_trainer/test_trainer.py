@@ -262,7 +262,7 @@ def test_a_student_whose_weights_the_teacher_cannot_load_is_refused_at_the_start
     model.resize_token_embeddings(size + 8)
     model.save_pretrained(larger)
     scoring = {"address": teacher}
-    said = rf"kind is snapshot, .* vocabulary of {size + 8} .* one of {size}, .*kind=fixed"
+    said = rf"kind is snapshot, .* vocabulary of {size + 8}, .* one of {size}, .*kind=fixed"
     with pytest.raises(InputError, match=said):
         Trainer(make_recipe(workplace / "unloadable", larger, scoring=scoring))
 
