@@ -20,6 +20,8 @@ export class Access {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#store();
+      this.details.open = false; // a refusal opens it again
+      this.details.querySelector("summary").focus();
       onUse();
     });
   }

@@ -2,26 +2,28 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from services.gateway.server import serve_gateway
+from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
-from services.queue.records import QueuedJob
 from tests.services.dispatching import dispatching
 from tests.services.gateway.running import teacher_known
+
+Prepare = Callable[[JobQueue], Awaitable[None]]
 
 
 @contextmanager
 def served_gateway(
-    teachers: Sequence[str] = (), *, jobs: Sequence[QueuedJob] = (), **options: Any
+    teachers: Sequence[str] = (), *, prepare: Prepare | None = None, **options: Any
 ) -> Iterator[str]:
     """Serves a gateway with a queue in memory; gives its URL.
 
     Args:
         teachers: addresses to which a dispatcher takes the jobs; none leaves them queued.
-        jobs: are queued before.
+        prepare: is given the queue before anybody calls.
         options: of `serve_gateway`.
     """
     ready, urls = threading.Event(), []
@@ -34,8 +36,8 @@ def served_gateway(
             serve_gateway(queue, "127.0.0.1:0", **options) as url,
         ):
             urls.append(url)
-            for job in jobs:
-                await queue.enqueue(job)
+            if prepare is not None:
+                await prepare(queue)
             async with dispatching(queue, teachers) if teachers else nullcontext():
                 if teachers:
                     await teacher_known(queue)

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, Route, expect
 from counterhint.authentication import Authentication
 from counterhint.server_security import ServerSecurity
 from counterhint.tokens import Grant, TokenFile, TokenTable, new_token, now, write_table
+from services.queue.base import JobQueue
 from services.queue.records import QueuedJob
 from tests.services.gateway.pages.serving import served_gateway
 from tests.services.gateway.test_run_views import write_run
@@ -42,8 +43,11 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     grants = {name: Grant(tokens={digest: now()}) for name, digest in digests.items()}
     write_table(tokens, TokenTable(runs=grants))
     security = ServerSecurity(None, Authentication(TokenFile(tokens)))
-    job = QueuedJob("maths/a", "maths", 30, b"payload")
-    with served_gateway(jobs=[job], runs_dir=tmp_path / "runs", security=security) as url:
+
+    async def prepare(queue: JobQueue) -> None:
+        await queue.enqueue(QueuedJob("maths/a", "maths", 30, b"payload"))
+
+    with served_gateway(prepare=prepare, runs_dir=tmp_path / "runs", security=security) as url:
         yield Guarded(url, tokens, maths, logic)
 
 

@@ -1,6 +1,7 @@
 """The pages of runs, in a browser, over folders as the trainer writes them."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect
 
+from counterhint.errors import EngineFailure
+from services.queue.base import JobQueue
+from services.queue.records import QueuedJob
 from tests.services.gateway.pages.serving import served_gateway
 from tests.services.gateway.test_run_views import ROLLOUT, write_run
 
@@ -117,6 +121,36 @@ def test_a_group_s_rollouts_are_shown_with_hints_and_tokens(
     page.locator("summary", has_text="Hint: wrong 2").click()
     expect(page.locator(".hints pre", has_text="it is 9")).to_be_visible()
     assert page.locator('[data-signal="e_ctr"] .token').all_inner_texts() == ["so", " é", "8"]
+
+
+def test_a_pause_and_dead_jobs_are_shown(runs: Path, visit: Visit) -> None:
+    async def prepare(queue: JobQueue) -> None:
+        run, crash = "maths-0a1b2c3d", EngineFailure("it died", reason="ENGINE_DIED")
+        await queue.enqueue(QueuedJob("poison", run, 30, b"payload"))
+        for _ in range(3):
+            claim = await queue.claim("worker", 60.0)
+            assert claim is not None
+            assert await queue.fail(claim, crash, retryable=True)
+        await queue.pause(run)
+
+    with served_gateway(runs_dir=runs, prepare=prepare) as url:
+        page = visit(f"{url}/runs/maths")
+        expect(page.locator("#state")).to_have_text("running; its jobs are paused")
+        assert "1" in tile(page, "Put aside").split()
+
+
+def test_a_run_that_began_anew_replaces_the_former(url: str, visit: Visit, runs: Path) -> None:
+    page = visit(f"{url}/runs/maths")
+    expect(page.locator(".chart", has_text="Reward").locator("output")).to_have_text("reward 0.39")
+    shutil.rmtree(runs / "maths")
+    write_run(runs, "maths", steps=50)  # further than the page has seen
+    (runs / "maths" / "run.json").write_text('{"run_id": "maths-99999999"}')
+    chart = page.locator(".chart", has_text="Reward")
+    expect(chart.locator("output")).to_have_text("reward 0.49", timeout=20_000)
+    chart.focus()
+    for _ in range(50):
+        page.keyboard.press("ArrowLeft")
+    expect(chart.locator("output")).to_have_text("step 0: reward 0")
 
 
 def test_an_unknown_run_is_said_in_words(url: str, visit: Visit) -> None:

@@ -1,5 +1,8 @@
-"""A response of 16,000 tokens. Other processes slow a test's clock, so what counts is the CPU time
-of the page's main thread; times by the clock are printed."""
+"""A response of 16,000 tokens: shown within 2 s, and no task above 0.2 s while it is scrolled.
+
+What is asserted is the CPU time of the page's main thread, task by task. By the clock the same
+tasks take as long as the machine's other processes let them: a median would hide the one long task
+that the bound is about, and the longest is the scheduler's. Times by the clock are printed."""
 
 import json
 from collections.abc import Iterator
