@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,6 +38,18 @@ def test_axe_finds_nothing_in_the_sources(show: Show) -> None:
         page.click(tab)
         page.locator("details:visible > summary").evaluate_all("all => all.map(s => s.click())")
         assert violations(page) == []
+
+
+def test_the_docs_page_is_accessible_and_misses_no_file(
+    visit: Callable[..., Page], gateway_url: str
+) -> None:
+    page = visit(f"{gateway_url}/docs", **PHONE)
+    missing: list[str] = []
+    page.on("response", lambda one: missing.append(one.url) if one.status >= 400 else None)
+    page.reload(wait_until="networkidle")
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert missing == []
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1024])
