@@ -27,8 +27,6 @@ CANARY_EVERY = 500
 """Inputs between two looks whether everything still works."""
 GROWTH_BYTES = 96 << 20
 """How much larger a process may be at the end than after the first quarter."""
-LARGE_BYTES = 512 << 20
-"""What the largest inputs may leave allocated; a short campaign's first quarter has none."""
 SETTLE_SECONDS = 8.0
 """Pause before memory is read: results outlive their jobs for a while."""
 MOST_FINDINGS = 20
@@ -109,8 +107,7 @@ class Campaign:
         for process in self._processes:
             name, most = process.name, process.most_resident
             self.figures.memory[name] = {"warm": warm[name], "end": end[name], "most": most}
-            bound = GROWTH_BYTES if quarter > 10 * LARGE_EVERY else LARGE_BYTES
-            if (growth := end[name] - warm[name]) > bound:
+            if (growth := end[name] - warm[name]) > GROWTH_BYTES:
                 self.figures.findings.append(f"{name} grew by {growth >> 20} MiB")
         self.figures.seconds = time.monotonic() - began
         return self.figures
