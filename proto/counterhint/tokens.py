@@ -77,19 +77,19 @@ class Caller:
         return self.run is None or run_id == self.run or run_id.startswith(f"{self.run}-")
 
     def check_run(self, run_id: str) -> None:
-        """Refuses a job of another run.
+        """Refuses what is another run's: a job, or its figures.
 
         A run's jobs bear its name, alone or with `-` and more: the training run `maths-1f9c03ab`
         is the run `maths`.
 
         Raises:
-            PermissionDenied: the job is another run's.
+            PermissionDenied: it is another run's.
         """
         if self.speaks_for(run_id):
             return
         raise PermissionDenied(
-            f"the token is for the run {self.run!r}, but the job is of the run {run_id!r}: name "
-            f"the job's run {self.run!r} or begin it with '{self.run}-', or use the other token",
+            f"the token is for the run {self.run!r}, but this is of the run {run_id!r}: use the "
+            f"other token; the run of a new job may be {self.run!r} or begin with '{self.run}-'",
             reason="OTHER_RUN",
             details={"token": self.run, "job": run_id},
         )

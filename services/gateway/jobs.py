@@ -40,6 +40,8 @@ router = APIRouter(
 )
 
 _BODY: TypeAdapter[ScoreRequest | RawJob] = TypeAdapter(JobBody)
+_KINDS = {b"s": "score", b"r": "raw"}
+"""Kinds of jobs by the first byte of their notes."""
 _SUBMIT_ERRORS: dict[int | str, dict[str, Any]] = {
     status: ERROR_REPLIES[status] for status in (400, 409, 413, 415, 422, 429)
 }
@@ -97,8 +99,12 @@ def _id_of(key: str | None) -> str:
 
 
 def _note_of(body: ScoreRequest | RawJob) -> bytes:
-    """What is kept beside a job, to say by which texts and parameters it was asked for."""
-    return zlib.compress(_BODY.dump_json(body, exclude_defaults=True))
+    """What is kept beside a job, to say by which texts and parameters it was asked for.
+
+    Its first byte tells the kind, so that a poll need not unpack the rest.
+    """
+    mark = b"s" if isinstance(body, ScoreRequest) else b"r"
+    return mark + zlib.compress(_BODY.dump_json(body, exclude_defaults=True))
 
 
 async def _own_record(gateway: Gateway, job_id: str, caller: Caller) -> JobRecord:
@@ -167,19 +173,18 @@ def _describe(
     response: scoring_pb2.ScoreResponse | None,
     tokenizer: Tokenizer | None,
 ) -> dict[str, Any]:
-    body = _BODY.validate_json(zlib.decompress(note)) if note else None
-    kinds = {ScoreRequest: "score", RawJob: "raw"}
+    result = None
+    if note and response is not None:
+        result = _result(_BODY.validate_json(zlib.decompress(note[1:])), response, tokenizer)
     return {
         "id": record.id,
         "run": record.run_id,
-        "kind": None if body is None else kinds[type(body)],
+        "kind": _KINDS.get(note[:1]),
         "state": record.state,
         "priority": record.priority,
         "cost_tokens": record.cost,
         "attempts": record.attempt,
-        "result": (
-            None if body is None or response is None else _result(body, response, tokenizer)
-        ),
+        "result": result,
     }
 
 
