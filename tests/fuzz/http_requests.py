@@ -171,16 +171,31 @@ class RequestMaker:
         }
         return job | {name: optional[name] for name in optional if random.random() < 0.3}
 
+    def _raw(self, random: Random) -> dict[str, Any]:
+        responses = [self._ids(random, 6) for _ in range(2)]
+        job: dict[str, Any] = {
+            "contexts": [self._ids(random, 8), self._ids(random, 8)],
+            "responses": responses,
+            "pairs": [[0, 0], [1, 0], [0, 1]],
+            "timeout_seconds": 20,
+        }
+        optional = {
+            "outputs": {"sampled": True, "top_k": 3, "entropy": True},
+            "token_ids": [[[4, 5] for _ in ids] for ids in responses],
+            "priority": 1,
+            "run": f"run-{random.randrange(20)}",
+        }
+        return job | {name: optional[name] for name in optional if random.random() < 0.3}
+
     def _job(self, random: Random) -> tuple[str, dict[str, Any]]:
         """A route that takes JSON, and a good body for it."""
         if random.random() < 0.3:
             prompt = random.choice(("w4 w5", [4, 5, 6], [[4, 5], [6]]))
             body = {"model": self._model, "prompt": prompt, "echo": True, "logprobs": 2}
             return "/v1/completions", body | {"max_tokens": random.choice((0, 1))}
-        job = self._score(random)
-        if random.random() < 0.3:
-            return "/v1/jobs", job
-        return "/v1/distill/score", job
+        if random.random() < 0.2:
+            return "/v1/jobs", self._raw(random)
+        return random.choice(("/v1/jobs", "/v1/distill/score")), self._score(random)
 
     def _valid(self, random: Random) -> HttpRequest:
         path, job = self._job(random)
