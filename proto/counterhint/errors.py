@@ -207,13 +207,14 @@ def failure_from_message(message: scoring_pb2.Failure) -> CounterhintError:
 def error_to_status(error: CounterhintError) -> grpc.Status:
     """The rich gRPC status of an error, for `context.abort_with_status`.
 
-    Very long texts are cut, and say so: a status that is too large would not arrive at all.
+    Very long texts are cut, and say so: a status that is too large would not arrive at all. NUL
+    does not come through gRPC's own copy of the message, from which clients would then differ.
     """
     facts = {
         _shortened(name, _DETAIL_BYTES): _shortened(value, _DETAIL_BYTES)
         for name, value in error.details.items()
     }
-    message = _shortened(error.message, _MESSAGE_BYTES)
+    message = _shortened(error.message.replace("\0", "\\0"), _MESSAGE_BYTES)
     reason = _shortened(error.reason, _DETAIL_BYTES)
     details = [_packed(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=facts))]
     if error.retry_after > 0:

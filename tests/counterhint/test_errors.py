@@ -110,6 +110,13 @@ def test_a_very_long_message_does_not_hide_the_error(tmp_path: Path) -> None:
     assert "more characters" in received.message
 
 
+def test_odd_characters_do_not_hide_the_error(tmp_path: Path) -> None:
+    """gRPC's own copy of a message cannot hold NUL."""
+    odd = "".join(map(chr, range(0x180))) + "\u2028\ufeff\uffff😀%00"
+    received = asyncio.run(_received(InvalidJob(odd, reason="A_REASON"), tmp_path / "s"))
+    assert facts(received)[:3] == (InvalidJob, odd.replace("\0", "\\0"), "A_REASON")
+
+
 async def _received(error: CounterhintError, socket: Path) -> CounterhintError:
     """What the client gets when a server answers with an error."""
 
