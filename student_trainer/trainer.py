@@ -209,8 +209,7 @@ class Trainer:
         config, student = self.recipe.scoring, self._student
         client = self._resources.enter_context(open_client(config))
         self._teacher = find_teacher(client, config)
-        check_published_weights_fit(self.recipe.teacher_refresh, student, self._teacher)
-        return GroupScoring(
+        scoring = GroupScoring(
             client,
             self._teacher,
             self._prompts,
@@ -220,6 +219,9 @@ class Trainer:
             StudentTokens(student.tokenizer, student.fingerprint, student.end_ids()),
             self.recipe.method.kind,
         )
+        # Last: with another tokenizer, that is what the reader should hear of.
+        check_published_weights_fit(self.recipe.teacher_refresh, student, self._teacher)
+        return scoring
 
     def run(self) -> dict[str, Any]:
         """Trains to the last step and writes `summary.json`.
