@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.load.soak import Plan, soak
 from tests.load.traffic import (
     SAMPLE_EVERY,
@@ -18,7 +16,6 @@ PLAN = Plan(runs=4, hours=0.1, step_seconds=0.0, sample_seconds=0.1)
 """Twelve steps of each run: every kind of job, and one refresh of the weights."""
 
 
-@pytest.mark.timeout(180)
 def test_nothing_is_lost_and_accounts_are_what_was_sent(tmp_path: Path) -> None:
     progress: list[int] = []
     report = soak(PLAN, tmp_path, progress.append)

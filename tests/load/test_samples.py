@@ -1,34 +1,51 @@
-import os
 import subprocess
 import sys
-import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.load.samples import MIB, RedisSample, Sample, sample_process, write_samples
 
+GROW = f"""
+import threading
+print("begun", flush=True)
+input()
+held = bytearray(b"\\1") * (32 * {MIB})
+over = threading.Event()
+for _ in range(3):
+    threading.Thread(target=over.wait, daemon=True).start()
+files = [open("/dev/null") for _ in range(5)]
+print("grown", flush=True)
+input()
+"""
 
-def of_this_process() -> Sample:
-    sample = sample_process(0.0, "me", os.getpid())
-    assert sample is not None
-    return sample
+
+@pytest.fixture
+def growing() -> Iterator["subprocess.Popen[str]"]:
+    """A process of its own: threads and files of this one come and go with other tests."""
+    command = [sys.executable, "-c", GROW]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        process.kill()
 
 
-def test_memory_descriptors_and_threads_are_seen(tmp_path: Path) -> None:
-    before = of_this_process()
-    held = bytearray(b"\1") * (32 * MIB)
-    over = threading.Event()
-    threads = [threading.Thread(target=over.wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    files = [(tmp_path / str(number)).open("w") for number in range(5)]
-    after = of_this_process()
-    over.set()
-    for thread in threads:
-        thread.join()
-    for file in files:
-        file.close()
-    assert after.rss - before.rss > len(held) / 2
-    assert after.pss - before.pss > len(held) / 2
+def test_memory_descriptors_and_threads_are_seen(growing: "subprocess.Popen[str]") -> None:
+    def sample(said: str) -> Sample:
+        assert growing.stdout is not None
+        assert growing.stdout.readline().strip() == said
+        taken = sample_process(0.0, "growing", growing.pid)
+        assert taken is not None
+        return taken
+
+    before = sample("begun")
+    assert growing.stdin is not None
+    growing.stdin.write("\n")
+    growing.stdin.flush()
+    after = sample("grown")
+    assert after.rss - before.rss > 16 * MIB
+    assert after.pss - before.pss > 16 * MIB
     assert after.fds - before.fds == 5
     assert after.threads - before.threads == 3
 

@@ -31,7 +31,7 @@ from tests.load.traffic import (
     snapshot_weights,
 )
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 """Seconds after which a job without an outcome counts as lost."""
 
 Outcome = ScoringResult | CounterhintError
