@@ -20,7 +20,7 @@ from tests.services.scripted_teacher import make_job
 def main(arguments: Sequence[str]) -> None:
     address, job_id, run_id, tokens, *more = arguments
     contexts = int(more[0]) if more else 1
-    with ScoringClient(address, timeout=60.0) as client:
+    with ScoringClient(address, timeout=240.0) as client:
         fingerprint = client.get_teacher().tokenizer_fingerprint
         job = replace(
             make_job(job_id, int(tokens), run_id, fingerprint),

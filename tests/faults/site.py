@@ -38,6 +38,8 @@ T = TypeVar("T")
 COUNTERHINT = (sys.executable, "-m", "deploy.cli")
 LEASE_SECONDS = 1.5
 """Long enough for heartbeats on a busy machine, short enough to wait for its end."""
+PATIENCE = 240.0
+"""Seconds of calls that are to be answered: processes start meanwhile, on a busy machine slowly."""
 
 
 class Child:
@@ -127,7 +129,7 @@ class Teacher(Child):
 
     def client(self) -> ScoringClient:
         """Straight to it, without a queue."""
-        return ScoringClient(self.address, timeout=60.0)
+        return ScoringClient(self.address, timeout=PATIENCE)
 
     @property
     def fingerprint(self) -> str:
@@ -137,7 +139,7 @@ class Teacher(Child):
 
     def figure(self, name: str) -> float:
         """One of its metrics, by name and labels as the page has them; 0 before it is there."""
-        with urlopen(f"{self.probes}/metrics", timeout=30.0) as page:
+        with urlopen(f"{self.probes}/metrics", timeout=PATIENCE) as page:
             for line in page.read().decode().splitlines():
                 found, _, value = line.rpartition(" ")
                 if found == f"counterhint_teacher_{name}":
@@ -190,8 +192,8 @@ class Site:
             wait_until(lambda: is_ready(self.intake))
         return started
 
-    def client(self, timeout: float = 60.0) -> ScoringClient:
-        return ScoringClient(self.intake, timeout=timeout)
+    def client(self) -> ScoringClient:
+        return ScoringClient(self.intake, timeout=PATIENCE)
 
     def ask(self, question: Callable[[JobQueue], Awaitable[T]]) -> T:
         """What the queue knows, asked of its Redis by one that looks on."""
@@ -247,7 +249,7 @@ def is_ready(address: str) -> bool:
             health: Any = health_pb2_grpc.HealthStub(channel)
             try:
                 reply = await health.Check(
-                    health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=30.0
+                    health_pb2.HealthCheckRequest(service=SERVICE_NAME), timeout=PATIENCE
                 )
             except grpc.aio.AioRpcError:
                 return False
@@ -259,7 +261,7 @@ def is_ready(address: str) -> bool:
 def http_status(url: str) -> int:
     """The status of a probe; 0 when nobody answers."""
     try:
-        with urlopen(url, timeout=30.0) as page:
+        with urlopen(url, timeout=PATIENCE) as page:
             return int(page.status)
     except HTTPError as error:
         return error.code
@@ -271,7 +273,6 @@ def one_call(
     address: str,
     request: scoring_pb2.ScoreRequest,
     credentials: Credentials = NO_CREDENTIALS,
-    timeout: float = 30.0,
 ) -> scoring_pb2.ScoreResponse | CounterhintError:
     """The answer to one call, without the client's checks and further tries."""
 
@@ -280,7 +281,7 @@ def one_call(
             stub = scoring_pb2_grpc.ScoringServiceStub(channel)
             try:
                 response: scoring_pb2.ScoreResponse = await stub.Score(
-                    request, timeout=timeout, metadata=credentials.metadata()
+                    request, timeout=PATIENCE, metadata=credentials.metadata()
                 )
             except grpc.aio.AioRpcError as error:
                 return error_from_rpc(error)

@@ -11,7 +11,7 @@ from counterhint.errors import CounterhintError
 from counterhint.messages import job_to_message
 from counterhint.tensors import encode_sequences, encode_tensor
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
-from tests.faults.site import Site, Teacher, one_call
+from tests.faults.site import PATIENCE, Site, Teacher, one_call
 from tests.services.scripted_teacher import make_job
 
 Request = scoring_pb2.ScoreRequest
@@ -136,6 +136,6 @@ def test_a_message_too_large_is_refused_with_the_limit(
             grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel,
             pytest.raises(grpc.RpcError) as refusal,
         ):
-            scoring_pb2_grpc.ScoringServiceStub(channel).Score(request, timeout=60.0)
+            scoring_pb2_grpc.ScoringServiceStub(channel).Score(request, timeout=PATIENCE)
         assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert str(MAX_MESSAGE_BYTES) in refusal.value.details()

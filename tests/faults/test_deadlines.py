@@ -20,8 +20,9 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_compute(
     before = teacher.figure("tokens_naive_total")
     assert main(["runs", "pause", "run", "--redis", site.redis.url]) == 0
     with site.client() as client:
+        client.get_teacher()  # connected, so that the job is in the queue long before its deadline
         with pytest.raises(DeadlinePassed) as passed:
-            client.score(make_job("late", tokens=50, fingerprint=fingerprint), timeout=1.0)
+            client.score(make_job("late", tokens=50, fingerprint=fingerprint), timeout=5.0)
         assert passed.value.code.name == "DEADLINE_EXCEEDED"
         wait_until(lambda: site.run_stats().expired == 1)
         assert main(["runs", "resume", "run", "--redis", site.redis.url]) == 0
@@ -63,8 +64,8 @@ def test_a_teacher_s_own_job_of_a_client_that_is_killed_is_ended(
     wait_until(lambda: teacher.figure("engine_progress") >= batches + 3)
     with teacher.standing_still():  # so that it cannot end before its client does
         gone.kill()
-    wait_until(lambda: teacher.figure(cancelled) == ended + 1)
-    assert teacher.figure("tokens_running") == 0
+    wait_until(lambda: teacher.figure(cancelled) > ended)
+    wait_until(lambda: teacher.figure("tokens_running") == 0)  # a moment after it is counted
     with teacher.client() as direct:
         direct.score(make_job("next", fingerprint=fingerprint))
     assert teacher.figure("engine_progress") < batches + 50

@@ -14,7 +14,7 @@ from counterhint.client import ScoringClient
 from counterhint.jobs import ScoringJob, pairs_array
 from counterhint.messages import job_to_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
-from tests.faults.site import Child, Site, Teacher, is_ready
+from tests.faults.site import PATIENCE, Child, Site, Teacher, is_ready
 from tests.processes import wait_until
 from tests.services.scripted_teacher import make_job
 
@@ -25,8 +25,8 @@ MOST_BYTES = 64 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def remembering(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Teacher]:
-    """A teacher with its content cache."""
-    started = Teacher(model, tmp_path_factory.mktemp("teacher"))
+    """A teacher with its content cache, which does not cut off a reader for being slow."""
+    started = Teacher(model, tmp_path_factory.mktemp("teacher"), "--send-seconds", "3600")
     yield started
     started.kill()
 
@@ -91,7 +91,7 @@ def test_replies_that_nobody_takes_do_not_pile_up_and_others_are_served(
             return site.run_stats("slow").done == JOBS
         return remembering.figure("tokens_running") == 0 and remembering.figure("held_bytes") > 0
 
-    with ScoringClient(address, timeout=60.0) as other:
+    with ScoringClient(address, timeout=PATIENCE) as other:
         other.score(replace(large("first", fingerprint), run_id="other"))
         before = process.resident_bytes
         with unread_stream(address, fingerprint) as answered:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Lock, Thread
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ class Supervisor:
     def __init__(self, site: Site, *command: str) -> None:
         self.exit_codes: list[int] = []
         self._site, self._command = site, command
-        self._ending = Event()
+        self._starting, self._ending = Lock(), False
         self._child = site.start(*command)
         self._thread = Thread(target=self._keep)
         self._thread.start()
@@ -32,13 +32,15 @@ class Supervisor:
     def _keep(self) -> None:
         while True:
             self.exit_codes.append(self._child.process.wait())
-            if self._ending.is_set():
-                return
-            self._child = self._site.start(*self._command)
+            with self._starting:
+                if self._ending:
+                    return
+                self._child = self._site.start(*self._command)
 
     def end(self) -> None:
-        self._ending.set()
-        self._child.kill()
+        with self._starting:  # none starts behind the one that is killed
+            self._ending = True
+            self._child.kill()
         self._thread.join()
 
 
