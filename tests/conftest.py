@@ -3,10 +3,15 @@
 import importlib.util
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples on every machine, and no verdict by the clock.
-settings.register_profile("counterhint", deadline=None, derandomize=True)
+settings.register_profile(
+    "counterhint",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("counterhint")
 
 

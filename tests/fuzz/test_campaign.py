@@ -49,6 +49,7 @@ def test_the_gateway_keeps_its_openapi_document(system: System) -> None:
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
             *("--checks", f"{checks},response_schema_conformance", "--phases", "examples,fuzzing"),
             *("--max-examples", str(EXAMPLES), "--seed", "0", "--no-color"),
+            *("--request-timeout", "240", "--suppress-health-check", "too_slow"),
         ],
         capture_output=True,
         text=True,
