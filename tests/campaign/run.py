@@ -20,13 +20,13 @@ from services.queue.redis_streams import RedisQueue
 from tests.campaign.audit import final_of, find_leftovers
 from tests.campaign.contents import make_content, scripted_scores
 from tests.campaign.history import Blow, Cancel, History, Reference, Sighting, read_calls
-from tests.campaign.schedule import Fault, FaultKind, Schedule
+from tests.campaign.schedule import LONG, Fault, FaultKind, Schedule
 from tests.campaign.system import LEASE_SECONDS, System
 
 T = TypeVar("T")
 
 READY_SECONDS = 180.0
-LONGEST_RUN = 60.0
+LONGEST_RUN = 2 * LONG
 """Seconds after which trainers are no longer waited for: what is not answered by then is lost."""
 SETTLE_SECONDS = 20.0
 """How long jobs that nobody waits for have to end."""
