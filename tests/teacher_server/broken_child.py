@@ -31,7 +31,7 @@ class BrokenTeacher:
         self.line = self.process.stdout.readline().decode()
 
     def exit_code(self) -> int:
-        return self.process.wait(60)
+        return self.process.wait(240)
 
     def errors(self) -> str:
         return self.log.read_text(encoding="utf-8")

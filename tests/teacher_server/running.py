@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from prometheus_client import Gauge
 
 from counterhint.errors import CounterhintError, Unavailable, error_from_rpc
 from counterhint.jobs import Scores, ScoringJob, TeacherInfo
@@ -162,6 +163,11 @@ async def refusal(stub: scoring_pb2_grpc.ScoringServiceStub, job: ScoringJob) ->
     except grpc.aio.AioRpcError as error:
         return error_from_rpc(error)
     raise AssertionError(f"job {job.id} was scored")
+
+
+def gauge(metric: Gauge) -> float:
+    """What a gauge shows: those of a teacher are about the one that started last."""
+    return float(metric.collect()[0].samples[0].value)
 
 
 async def until(condition: Any) -> None:

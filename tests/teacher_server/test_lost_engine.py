@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from counterhint import AsyncScoringClient, ScoringJob
 from counterhint.channel import open_channel
 from counterhint.command_line import EXIT_ENGINE_DEAD
-from counterhint.errors import Unavailable
+from counterhint.errors import CounterhintError, DeadlinePassed, Unavailable
 from counterhint.messages import job_to_message
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from tests.teacher_server.broken_child import fingerprint, reasons
@@ -75,13 +75,16 @@ def test_a_teacher_that_scores_no_first_token_in_time_ends(start_broken):
 
 def test_a_client_without_a_queue_is_told_to_come_again(start_broken):
     teacher = start_broken()
+    told: list[CounterhintError] = []
 
     async def run() -> None:
-        async with AsyncScoringClient(teacher.address, timeout=60) as client:
+        async with AsyncScoringClient(teacher.address, on_retry=told.append) as client:
             known = (await client.get_teacher()).tokenizer_fingerprint
             job: ScoringJob = random_job(**SMALL, id="die", tokenizer_fingerprint=known)
-            with pytest.raises(Unavailable):
-                await client.score(job, timeout=4)  # it tries as long
+            # It tries as long; the last try may begin when there is no time left for an answer.
+            with pytest.raises((Unavailable, DeadlinePassed)):
+                await client.score(job, timeout=4)
 
     asyncio.run(run())
+    assert (told[0].code.name, told[0].reason) == ("UNAVAILABLE", "ENGINE_DEAD")
     assert teacher.exit_code() == EXIT_ENGINE_DEAD

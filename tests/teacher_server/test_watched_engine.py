@@ -154,7 +154,7 @@ def test_time_in_which_the_process_stood_still_is_not_the_engines(scripted: Scri
 def test_an_idle_engine_is_tried_and_found_hanging(scripted: Scripted):
     async def use(watched: WatchedEngine) -> None:
         await watched.score(job("good"))
-        await until(lambda: scripted.asked.count("ready") == 3)
+        await until(lambda: scripted.asked.count("ready") >= 3)
         assert not watched.lost.done()
         scripted.script = {"ready": hang}
         assert (await watched.lost).reason == "ENGINE_HANGING"

@@ -63,7 +63,9 @@ def test_a_job_that_the_teacher_does_not_take_is_refused(address: str) -> None:
 
 
 def test_nobody_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teacher_server.bench.served.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("teacher_server.bench.served.CONNECT_SECONDS", 2.0)
+    # One try, with all of that time: of a later one, only the time-out might be told.
+    monkeypatch.setattr("counterhint.client.FIRST_PAUSE", 3600.0)
     with pytest.raises(InputError, match=r"--url unix://.*start a teacher there"):
         bench_served(f"unix://{tmp_path}/nobody.sock", SHAPE, repeats=1)
 

@@ -13,15 +13,30 @@ import httpx
 from tests.processes import wait_until
 
 ARGUMENTS = ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 
 
 @contextmanager
 def serve_openai(model: Path, max_model_len: int) -> Iterator[str]:
     """Serves a model on a free port of this machine; gives the URL once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved_port() as port, _server(model, max_model_len, port) as url:
+        yield url
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A free port that nobody else is given meanwhile.
+
+    A server that sets SO_REUSEADDR, as vLLM's does, can still bind it: nobody listens on it yet.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
+def _server(model: Path, max_model_len: int, port: int) -> Iterator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), *ARGUMENTS]
     environment = {
@@ -47,4 +62,4 @@ def serve_openai(model: Path, max_model_len: int) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=240)

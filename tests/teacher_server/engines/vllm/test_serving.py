@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,8 @@ def serving(
         yield process
     finally:
         for number in running_in(process):
-            os.kill(number, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(number, signal.SIGKILL)
         process.communicate()
 
 
