@@ -39,12 +39,13 @@ def test_the_file_holds_digests_only_and_is_its_owner_s(tmp_path: Path) -> None:
     assert len(token) == len(TOKEN_PREFIX) + 43  # 256 bits
     assert digest == hashlib.sha256(token.encode()).hexdigest()
     assert new_token()[0] != token
-    write_table(file, table_of(maths=token))
+    table = table_of(maths=token)
+    write_table(file, table)
     assert digest in file.read_text()
     assert token not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["tokens.json"]
-    assert read_table(file) == table_of(maths=token)
+    assert read_table(file) == table
 
 
 def test_a_changed_file_counts_at_once_and_a_broken_one_leaves_the_old(

@@ -28,7 +28,7 @@ found = [name for name in sys.modules if name.partition(".")[0] == "opentelemetr
 assert not found, found
 """
     environment = {"PATH": "", "OTEL_SERVICE_NAME": "test"}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=240)
 
 
 def test_a_process_that_does_not_trace_hands_the_parent_on() -> None:

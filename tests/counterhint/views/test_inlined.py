@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from counterhint.views.inlined import inlined_script, inlined_styles
 from tests.services.gateway.pages.replies import reply_of, response, words
@@ -29,7 +29,7 @@ def test_one_file_shows_the_token_view(visit: Callable[..., Page], tmp_path: Pat
     page = visit(page_file.as_uri())
     assert page.locator("[data-signal=e_ctr] .token").count() == 50
     page.locator("[data-signal=e_c] .token").nth(3).hover()
-    assert "id 1003" in page.locator(".card").inner_text()
+    expect(page.locator(".card")).to_contain_text("id 1003")
 
 
 def test_nothing_in_the_scripts_ends_their_element(tmp_path: Path) -> None:
