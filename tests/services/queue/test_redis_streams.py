@@ -13,6 +13,8 @@ from counterhint.request_context import TraceContext
 from deploy.local.redis import LocalRedis
 from services.queue.records import Claim, JobState, QueuedJob, QueueSettings, Reaped, RunStats
 from services.queue.redis_streams import RedisQueue
+from tests.processes import wait_until
+from tests.services.queue.passing_time import waited_for
 
 SETTINGS = QueueSettings(retry_after=0.1)
 CRASH = Unavailable("the engine died", reason="ENGINE_DIED")
@@ -46,6 +48,14 @@ async def claim_named(queue: RedisQueue, name: str) -> Claim:
     return claims[-1]
 
 
+async def subscribed(client: redis.Redis) -> None:
+    """Returns when the queue listens to announcements."""
+    channel = "{counterhint}:announcements"
+    async with asyncio.timeout(120.0):
+        while not dict(client.pubsub_numsub(channel))[channel.encode()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -> None:
     names = [f"job {number}" for number in range(20)]
 
@@ -54,8 +64,12 @@ def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -
             for name in names:
                 await queue.enqueue(job(name))
             claims = [await queue.claim("worker") for _ in range(3)]
-            clients = [asyncio.create_task(queue.wait_outcome(name, 30.0)) for name in names]
-            await asyncio.sleep(0.1)
+            clients = [asyncio.create_task(queue.wait_outcome(name, 240.0)) for name in names]
+            for name in names:
+                await waited_for(queue, name)
+            with redis.Redis.from_url(server.url) as client:
+                # While it waits for the disk, Redis writes up to 2 s later than it answers.
+                wait_until(lambda: client.info("persistence")["aof_buffer_length"] == 0)
 
             server.kill()
             await asyncio.sleep(0.1)
@@ -78,15 +92,16 @@ def test_accepted_jobs_and_claims_survive_a_crash_of_redis(server: LocalRedis) -
 def test_what_ended_while_the_subscription_was_lost_is_found_at_once(server: LocalRedis) -> None:
     async def run() -> None:
         async with RedisQueue(server.url, SETTINGS) as queue:
-            queue.poll_seconds = 60.0
+            queue.poll_seconds = 3600.0
             await queue.enqueue(job("a"))
-            waiting = asyncio.create_task(queue.wait_outcome("a", 30.0))
-            await asyncio.sleep(0.2)
+            waiting = asyncio.create_task(queue.wait_outcome("a", 3600.0))
+            await waited_for(queue, "a")
             with redis.Redis.from_url(server.url) as client:
+                await subscribed(client)
                 prefix = "{counterhint}"
                 client.hset(f"{prefix}:job:a", "state", "cancelled")  # and no announcement
                 client.client_kill_filter(_type="pubsub")
-            outcome = await asyncio.wait_for(waiting, 20.0)
+            outcome = await asyncio.wait_for(waiting, 120.0)
             assert outcome is not None
             assert outcome.state is JobState.CANCELLED
 
@@ -100,14 +115,15 @@ def test_announcements_are_heard_again_after_a_crash(server: LocalRedis) -> None
             await asyncio.sleep(0.1)
             server.start()
             await queue.enqueue(job("first"))
-            await asyncio.sleep(1.0)  # the subscription is opened again meanwhile
-            queue.poll_seconds = 60.0
+            with redis.Redis.from_url(server.url) as client:
+                await subscribed(client)
+            queue.poll_seconds = 3600.0
             first = await queue.claim("worker")
-            waiting = asyncio.create_task(queue.wait_outcome("first", 30.0))
-            await asyncio.sleep(0.1)
+            waiting = asyncio.create_task(queue.wait_outcome("first", 3600.0))
+            await waited_for(queue, "first")
             assert first is not None
             await queue.complete(first, b"response")
-            outcome = await waiting
+            outcome = await asyncio.wait_for(waiting, 120.0)
             assert outcome is not None
             assert outcome.state is JobState.DONE
 
@@ -269,15 +285,28 @@ def test_processes_with_other_settings_are_refused_while_one_is_there(server: Lo
 def test_a_killed_process_s_settings_bind_nobody_for_ever(
     server: LocalRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.queue.redis_streams.PRESENT_SECONDS", 1.0)
+    def present(seconds: float) -> None:
+        monkeypatch.setattr("services.queue.redis_streams.PRESENT_SECONDS", seconds)
+
+    monkeypatch.setattr("services.queue.redis_streams.RENEWALS", 1000)
 
     async def run() -> None:
+        present(0.1)
         killed = await RedisQueue(server.url, SETTINGS).__aenter__()
         for task in killed._tasks:
             task.cancel()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.2)
+        present(60.0)
         async with RedisQueue(server.url, QueueSettings(max_attempts=7)) as queue:
-            await asyncio.sleep(1.2)  # as long as it is there, it says so
+            with redis.Redis.from_url(server.url) as client:
+
+                def until_when() -> float | None:
+                    return client.zscore("{counterhint}:processes", queue._process)
+
+                first = until_when()
+                async with asyncio.timeout(120.0):  # as long as it is there, it says so
+                    while until_when() == first:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
             with pytest.raises(InputError):
                 await RedisQueue(server.url, SETTINGS).__aenter__()
             await queue._redis.aclose()
