@@ -27,7 +27,7 @@ async def dispatching(
         await task
 
 
-async def enqueue(queue: JobQueue, *jobs: ScoringJob, timeout: float = 60.0) -> None:
+async def enqueue(queue: JobQueue, *jobs: ScoringJob, timeout: float = 3600.0) -> None:
     for job in jobs:
         payload = job_to_message(job).SerializeToString()
         await queue.enqueue(
@@ -35,12 +35,12 @@ async def enqueue(queue: JobQueue, *jobs: ScoringJob, timeout: float = 60.0) -> 
         )
 
 
-async def submit(queue: JobQueue, *job_ids: str, tokens: int = 4, timeout: float = 60.0) -> None:
+async def submit(queue: JobQueue, *job_ids: str, tokens: int = 4, timeout: float = 3600.0) -> None:
     await enqueue(queue, *(make_job(job_id, tokens) for job_id in job_ids), timeout=timeout)
 
 
 async def ended(queue: JobQueue, job_id: str) -> Outcome:
-    outcome = await queue.wait_outcome(job_id, timeout=20.0)
+    outcome = await queue.wait_outcome(job_id, timeout=240.0)
     assert outcome is not None
     return outcome
 
@@ -57,9 +57,9 @@ def error_of(outcome: Outcome) -> CounterhintError:
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Returns when the condition holds; the bound only keeps a broken test from hanging."""
-    for _ in range(2000):
-        met = condition()
-        if met if isinstance(met, bool) else await met:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the condition did not come true")
+    async with asyncio.timeout(240.0):
+        while True:
+            met = condition()
+            if met if isinstance(met, bool) else await met:
+                return
+            await asyncio.sleep(0.01)

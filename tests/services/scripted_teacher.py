@@ -73,6 +73,8 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
         self.open = asyncio.Event()
         """Answers wait while it is cleared."""
         self.open.set()
+        self.busy_seconds = 0.1
+        """How long it asks to be left alone when it is busy."""
         self._note = note
 
     async def GetTeacher(self, request, context):  # noqa: N802
@@ -119,7 +121,7 @@ class ScriptedTeacher(scoring_pb2_grpc.ScoringServiceServicer):
                 case "nan":
                     raise EngineFailure("not a number", reason="NOT_FINITE")
                 case "busy" if first_time:
-                    raise Overloaded("busy", reason="TEACHER_BUSY", retry_after=0.1)
+                    raise Overloaded("busy", reason="TEACHER_BUSY", retry_after=self.busy_seconds)
             await self.open.wait()
         finally:
             self.under_way -= 1

@@ -176,9 +176,10 @@ def test_a_payload_that_is_not_the_job_ends_that_job_only(
 def test_a_lost_teacher_s_jobs_go_back_and_finish_when_it_returns(address: str) -> None:
     async def run() -> None:
         async with MemoryQueue() as queue, dispatching(queue, [address]):
-            await submit(queue, *"abc")
+            await submit(queue, *"abc", "nan d")
             async with serving(ScriptedTeacher(), address) as first:
                 first.open.clear()
+                await ended(queue, "nan d")  # so that those before it have been sent for sure
                 await until(lambda: first.under_way == 3)
             await until(lambda: all_queued(queue, *"abc"))
             assert [(await queue.job(name)).failures for name in "abc"] == [1, 1, 1]
@@ -269,20 +270,32 @@ def test_two_teachers_share_the_work(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_stopping_finishes_what_can_be_finished_and_releases_the_rest(address: str) -> None:
+def test_stopping_claims_no_more_and_finishes_what_can_be_finished(address: str) -> None:
     async def run() -> None:
+        settings = DispatcherSettings(teacher_jobs=1, drain_seconds=240.0)
         async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
             teacher.open.clear()
-            await submit(queue, "a", "hang b", "c")
-            async with dispatching(
-                queue, [address], DispatcherSettings(teacher_jobs=2, drain_seconds=1.0)
-            ):
-                await until(lambda: teacher.under_way == 2)
-                asyncio.get_running_loop().call_later(0.2, teacher.open.set)
+            await submit(queue, "a", "b")
+            async with dispatching(queue, [address], settings) as dispatcher:
+                await until(lambda: teacher.under_way == 1)
+                dispatcher.stop()
+                teacher.open.set()
             assert (await queue.job("a")).state is JobState.DONE
-            for name in ("hang b", "c"):
-                record = await queue.job(name)
-                assert (record.state, record.failures) == (JobState.QUEUED, 0)
+            record = await queue.job("b")
+            assert (record.state, record.attempt) == (JobState.QUEUED, 0)
+
+    asyncio.run(run())
+
+
+def test_stopping_releases_what_cannot_be_finished(address: str) -> None:
+    async def run() -> None:
+        settings = DispatcherSettings(drain_seconds=0.1)
+        async with MemoryQueue() as queue, serving(ScriptedTeacher(), address) as teacher:
+            await submit(queue, "hang a")
+            async with dispatching(queue, [address], settings):
+                await until(lambda: teacher.under_way == 1)
+            record = await queue.job("hang a")
+            assert (record.state, record.failures) == (JobState.QUEUED, 0)
 
     asyncio.run(run())
 
