@@ -24,7 +24,7 @@ NO_MESSAGE = b"\xff\xff\xff"
 @asynccontextmanager
 async def channel_to_an_intake(folder: Path) -> AsyncIterator[grpc.aio.Channel]:
     async with MemoryQueue() as queue:
-        await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+        await queue.publish_teacher(ScriptedTeacher().info, seconds=3600.0)
         address = f"unix://{folder}/intake.sock"
         async with serve_intake(queue, address), grpc.aio.insecure_channel(address) as channel:
             yield channel
@@ -40,7 +40,7 @@ async def streamed(
     channel: grpc.aio.Channel, messages: Sequence[bytes]
 ) -> tuple[dict[str, str], grpc.aio.AioRpcError | None]:
     """The reasons of a stream's jobs by id, and the error with which it ended."""
-    stream = channel.stream_stream(f"/{SERVICE_NAME}/ScoreStream")(timeout=20.0)
+    stream = channel.stream_stream(f"/{SERVICE_NAME}/ScoreStream")(timeout=240.0)
     for message in messages:
         await stream.write(message)
     await stream.done_writing()
@@ -69,7 +69,7 @@ def test_bytes_that_are_no_message_are_refused_without_a_traceback(
 ) -> None:
     async def run() -> None:
         async with channel_to_an_intake(tmp_path) as channel:
-            stream = channel.stream_stream(method)(timeout=20.0)
+            stream = channel.stream_stream(method)(timeout=240.0)
             await stream.write(NO_MESSAGE)
             await stream.done_writing()
             with pytest.raises(grpc.aio.AioRpcError) as refusal:

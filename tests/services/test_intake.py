@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from counterhint.channel import open_channel
 from counterhint.client import AsyncScoringClient
 from counterhint.errors import (
+    CounterhintError,
     DeadlinePassed,
     EngineFailure,
     InvalidJob,
@@ -20,13 +22,15 @@ from counterhint.errors import (
     Overloaded,
     TokenizerMismatch,
     Unavailable,
+    error_from_rpc,
 )
 from counterhint.jobs import ScoringJob, pairs_array
-from counterhint.v1 import scoring_pb2
+from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 from services.queue.base import JobQueue
 from services.queue.memory import MemoryQueue
 from services.queue.records import Claim, QueueSettings
 from services.server import serve_intake
+from tests.services.dispatching import until
 from tests.services.scripted_teacher import ScriptedTeacher, expected_scores, make_job
 
 Test = Callable[[JobQueue, AsyncScoringClient], Awaitable[None]]
@@ -45,10 +49,10 @@ def with_intake(
     async def run() -> None:
         async with MemoryQueue(settings) as queue:
             if teacher:
-                await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+                await queue.publish_teacher(ScriptedTeacher().info, seconds=3600.0)
             async with (
                 serve_intake(queue, address),
-                AsyncScoringClient(address, timeout=20.0) as client,
+                AsyncScoringClient(address, timeout=240.0) as client,
             ):
                 await test(queue, client)
 
@@ -56,7 +60,7 @@ def with_intake(
 
 
 async def next_claim(queue: JobQueue) -> Claim:
-    claim = await queue.claim("worker", timeout=10.0)
+    claim = await queue.claim("worker", timeout=240.0)
     assert claim is not None
     return claim
 
@@ -71,11 +75,12 @@ async def answer(queue: JobQueue, claim: Claim) -> None:
 def test_a_job_is_queued_with_its_cost_and_comes_back_with_its_wait(address: str) -> None:
     async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
         job = replace(make_job("a", tokens=7), priority=3)
-        call = asyncio.create_task(client.score(job, timeout=15.0))
+        call = asyncio.create_task(client.score(job, timeout=1000.0))
         await asyncio.sleep(0.1)
         claim = await next_claim(queue)
         assert (claim.run_id, claim.cost) == ("run", 9)
-        assert 10.0 < claim.timeout < 16.0  # gRPC sends time-outs rounded up
+        # The call's own, which gRPC rounds up, and not the client's 240 or the queue's day.
+        assert 600.0 < claim.timeout < 1100.0
         assert (await queue.job("a")).priority == 3
         await answer(queue, claim)
         result = await call
@@ -87,11 +92,14 @@ def test_a_job_is_queued_with_its_cost_and_comes_back_with_its_wait(address: str
 
 def test_without_a_teacher_it_says_so_and_is_not_ready(address: str) -> None:
     async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
-        with pytest.raises(Unavailable) as refusal:
-            await client.get_teacher(timeout=0.3)
-        assert refusal.value.reason == "NO_TEACHER"
-        assert refusal.value.retry_after > 0
         async with open_channel(address) as channel:
+            stub = scoring_pb2_grpc.ScoringServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                await stub.GetTeacher(scoring_pb2.GetTeacherRequest())
+            error = error_from_rpc(refusal.value)
+            assert isinstance(error, Unavailable)
+            assert error.reason == "NO_TEACHER"
+            assert error.retry_after > 0
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             states = health_pb2.HealthCheckResponse
             assert (await watch.read()).status == states.NOT_SERVING
@@ -153,14 +161,19 @@ def test_a_full_queue_asks_to_come_back_later(address: str) -> None:
     async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
         first = asyncio.create_task(client.score(make_job("a")))
         claim = await next_claim(queue)
-        with pytest.raises(Overloaded) as refusal:
-            await client.score(make_job("b"), timeout=0.3)
-        assert (refusal.value.reason, refusal.value.retry_after) == ("QUEUE_FULL", 0.2)
-        second = asyncio.create_task(client.score(make_job("b")))
-        await answer(queue, claim)
-        await first
-        await answer(queue, await next_claim(queue))
-        assert (await second).job_id == "b"
+        refused: asyncio.Queue[CounterhintError] = asyncio.Queue()
+        async with AsyncScoringClient(
+            address, timeout=240.0, on_retry=refused.put_nowait
+        ) as another:
+            second = asyncio.create_task(another.score(make_job("b")))
+            for _ in range(2):
+                refusal = await refused.get()
+                assert isinstance(refusal, Overloaded)
+                assert (refusal.reason, refusal.retry_after) == ("QUEUE_FULL", 0.2)
+            await answer(queue, claim)
+            await first
+            await answer(queue, await next_claim(queue))
+            assert (await second).job_id == "b"
 
     with_intake(address, test, QueueSettings(max_jobs=1, retry_after=0.2, max_retry_after=0.2))
 
@@ -197,6 +210,12 @@ def test_a_job_whose_time_is_over_is_not_computed(address: str) -> None:
     async def test(queue: JobQueue, client: AsyncScoringClient) -> None:
         with pytest.raises(DeadlinePassed):
             await client.score(make_job("a"), timeout=0.2)
+
+        async def none_waits() -> bool:
+            await queue.reap()
+            return not any(run.queued for run in await queue.stats())
+
+        await until(none_waits)  # the queue counts from when it got the job
         assert await queue.claim("worker", timeout=0.2) is None
 
     with_intake(address, test)
@@ -224,17 +243,15 @@ def test_a_stream_answers_each_job_by_its_id_as_it_finishes(address: str) -> Non
             for job in (make_job("a"), make_job("bad", tokens=4095), make_job("b")):
                 yield job
 
-        async def work() -> None:
-            claims = [await next_claim(queue), await next_claim(queue)]
-            for claim in reversed(claims):
-                await answer(queue, claim)
-                await asyncio.sleep(0.1)
-
-        worker = asyncio.create_task(work())
-        outcomes = [outcome async for outcome in client.score_stream(jobs())]
-        await worker
-        assert [job_id for job_id, _ in outcomes] == ["bad", "b", "a"]
-        assert isinstance(outcomes[0][1], InvalidJob)
+        outcomes = client.score_stream(jobs())
+        first, error = await anext(outcomes)
+        assert first == "bad"
+        assert isinstance(error, InvalidJob)
+        claims = [await next_claim(queue), await next_claim(queue)]
+        for claim, job_id in zip(reversed(claims), "ba", strict=True):
+            await answer(queue, claim)
+            assert (await anext(outcomes))[0] == job_id
+        assert [outcome async for outcome in outcomes] == []
 
     with_intake(address, test)
 

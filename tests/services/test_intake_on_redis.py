@@ -27,10 +27,10 @@ def with_intake(server: LocalRedis, folder: Path, test: Test) -> None:
 
     async def run() -> None:
         async with RedisQueue(server.url, QueueSettings(retry_after=0.1), prefix=PREFIX) as queue:
-            await queue.publish_teacher(ScriptedTeacher().info, seconds=60.0)
+            await queue.publish_teacher(ScriptedTeacher().info, seconds=3600.0)
             async with (
                 serve_intake(queue, address),
-                AsyncScoringClient(address, timeout=20.0) as client,
+                AsyncScoringClient(address, timeout=240.0) as client,
             ):
                 await test(queue, client, address)
 
@@ -63,7 +63,7 @@ def test_an_outcome_that_is_no_message_is_a_typed_error(
 ) -> None:
     async def test(queue: RedisQueue, client: AsyncScoringClient, address: str) -> None:
         call = asyncio.create_task(client.score(make_job(state)))
-        claim = await queue.claim("worker", timeout=10.0)
+        claim = await queue.claim("worker", timeout=240.0)
         assert claim is not None
         if state == "done":
             assert await queue.complete(claim, b"\xff no message")

@@ -36,7 +36,7 @@ def send(folder: Path, job_id: str, given: str | None) -> tuple[str, str, TraceC
                 call: Any = scoring_pb2_grpc.ScoringServiceStub(channel).Score(
                     job, metadata=metadata
                 )
-                claim = await queue.claim("worker", timeout=5.0 if job_id else 0.0)
+                claim = await queue.claim("worker", timeout=240.0 if job_id else 0.0)
                 if claim is not None:
                     request = scoring_pb2.ScoreRequest.FromString(claim.payload)
                     response = await ScriptedTeacher()._score(request)

@@ -96,7 +96,7 @@ async def an_intake(
 
     async def work(queue: JobQueue) -> None:
         while True:
-            claim = await queue.claim("worker", timeout=60.0)
+            claim = await queue.claim("worker", timeout=3600.0)
             assert claim is not None
             request = scoring_pb2.ScoreRequest.FromString(claim.payload)
             assert request.id == claim.id  # which dispatchers insist on
@@ -104,7 +104,7 @@ async def an_intake(
             await queue.complete(claim, response.SerializeToString())
 
     async with MemoryQueue() as queue:
-        await queue.publish_teacher(teacher.info, seconds=600.0)
+        await queue.publish_teacher(teacher.info, seconds=3600.0)
         async with serve_intake(queue, "127.0.0.1:0", security) as address:
             worker = asyncio.create_task(work(queue))
             try:
@@ -129,7 +129,7 @@ async def refusal(
         stub = scoring_pb2_grpc.ScoringServiceStub(channel)
         metadata = (*credentials.metadata(), *headers)
         try:
-            await stub.Score(job_to_message(job), metadata=metadata, timeout=20.0)
+            await stub.Score(job_to_message(job), metadata=metadata, timeout=240.0)
         except grpc.aio.AioRpcError as error:
             return error_from_rpc(error)
     return None
@@ -384,7 +384,7 @@ def test_calls_beyond_the_bound_of_a_connection_wait_at_the_client(
         teacher.open.clear()
         async with (
             an_intake(site, None, teacher) as (queue, address),
-            AsyncScoringClient(address, credentials=credentials, timeout=30.0) as client,
+            AsyncScoringClient(address, credentials=credentials, timeout=240.0) as client,
         ):
 
             async def accepted() -> int:
@@ -409,21 +409,21 @@ def test_a_connection_s_end_of_age_costs_no_call(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Clients connect again by themselves; what is under way goes on."""
-    set_server_option(monkeypatch, "grpc.max_connection_age_ms", 50)
+    set_server_option(monkeypatch, "grpc.max_connection_age_ms", 300)
 
     async def test(queue: JobQueue, address: str) -> None:
         credentials = site.client(site.tokens["maths"])
-        async with AsyncScoringClient(address, credentials=credentials, timeout=30.0) as client:
+        async with AsyncScoringClient(address, credentials=credentials, timeout=240.0) as client:
 
             async def jobs() -> AsyncIterator[ScoringJob]:
                 for number in range(10):
                     yield replace(MATHS, id=f"streamed {number}")
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.08)
 
             async def calls() -> None:
                 for number in range(20):
                     assert (await client.score(replace(MATHS, id=f"{number}"))).scores is not None
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.06)
 
             calling = asyncio.create_task(calls())
             outcomes = [outcome async for _, outcome in client.score_stream(jobs())]

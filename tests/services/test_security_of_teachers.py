@@ -58,7 +58,7 @@ def test_a_dispatcher_takes_jobs_to_a_teacher_that_asks_for_token_and_certificat
             running_teacher(ZeroEngine(), security=secured) as teacher,
             MemoryQueue() as queue,
             serve_intake(queue, intake),
-            AsyncScoringClient(intake, timeout=60.0) as client,
+            AsyncScoringClient(intake, timeout=240.0) as client,
             asyncio.TaskGroup() as tasks,
         ):
             dispatcher = Dispatcher(queue, [teacher.address], credentials=credentials)
