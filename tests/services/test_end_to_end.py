@@ -1,10 +1,11 @@
 """Trainer's client → intake → queue → dispatcher → a real teacher, each server its own process."""
 
-import socket
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
@@ -23,20 +24,37 @@ from counterhint.jobs import (
     pairs_array,
 )
 from deploy.local.redis import LocalRedis
+from tests.processes import wait_until
+from tests.services.test_monitoring import samples
 from tests.teacher_server.jobs import ALL, plain_log_probs, random_job, tokens_of_pairs
 from tests.tiny_models import write_tiny_llama
 
 
 @contextmanager
-def running(*words: str) -> Iterator[None]:
-    child = subprocess.Popen([sys.executable, "-m", "deploy.cli", *words])
+def running(*words: str, log: Path | None = None) -> Iterator[None]:
+    """Runs a server until the block ends; its log goes to a file, if one is given."""
+    command = [sys.executable, "-m", "deploy.cli", *words]
+    with nullcontext() if log is None else log.open("w") as file:
+        child = subprocess.Popen(command, stderr=file)
     try:
         yield
         child.terminate()
-        assert child.wait(timeout=30.0) == 0
+        assert child.wait(timeout=240.0) == 0
     finally:
         child.kill()
         child.wait()
+
+
+def metrics_url(log: Path) -> str:
+    """Where a server with this log shows its metrics, once it does."""
+
+    def told() -> re.Match[str] | None:
+        return re.search(r"metrics on (\S+)/metrics", log.read_text())
+
+    wait_until(told)
+    found = told()
+    assert found is not None
+    return found[1]
 
 
 def tokens_of(cost: Cost) -> int:
@@ -58,9 +76,9 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
             *("services", "run", "intake", "dispatcher", "--listen", on_redis, *to_teacher),
             *("--redis", redis_server.url),
         ),
-        ScoringClient(teacher, timeout=120.0) as straight,
-        ScoringClient(in_process, timeout=120.0) as by_memory,
-        ScoringClient(on_redis, timeout=120.0) as by_redis,
+        ScoringClient(teacher, timeout=240.0) as straight,
+        ScoringClient(in_process, timeout=240.0) as by_memory,
+        ScoringClient(on_redis, timeout=240.0) as by_redis,
     ):
         info = straight.get_teacher()
         assert by_memory.get_teacher() == by_redis.get_teacher() == info
@@ -104,17 +122,16 @@ def test_scores_are_the_same_through_either_queue_as_straight_from_the_teacher(
 def test_a_twin_run_is_answered_from_the_teacher_s_cache(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path / "model")
     teacher, intake = f"unix://{tmp_path}/teacher.sock", f"unix://{tmp_path}/intake.sock"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        probes = f"127.0.0.1:{free.getsockname()[1]}"
+    log = tmp_path / "log"
     serve = ("teacher", "serve", "--model", f"{tmp_path}/model", "--listen", teacher)
     with (
-        running(*serve, "--metrics-listen", probes),
+        running(*serve, "--metrics-listen", "127.0.0.1:0", log=log),
         # Jobs of both contexts travel in parts.
         running(
             *("services", "run", "intake", "dispatcher", "--listen", intake, "--teachers", teacher),
             *("--max-part-tokens", "40"),
         ),
-        ScoringClient(intake, timeout=120.0) as client,
+        ScoringClient(intake, timeout=240.0) as client,
     ):
         fingerprint = client.get_teacher().tokenizer_fingerprint
         pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -141,7 +158,7 @@ def test_a_twin_run_is_answered_from_the_teacher_s_cache(tmp_path: Path) -> None
                 np.testing.assert_array_equal(
                     getattr(twin.scores, name), getattr(first.scores, name)
                 )
-        with urlopen(f"http://{probes}/metrics") as page:
+        with urlopen(f"{metrics_url(log)}/metrics") as page:
             lines = page.read().decode().splitlines()
         assert "counterhint_teacher_pairs_total 24.0" in lines
         assert "counterhint_teacher_pairs_cached_total 12.0" in lines
@@ -154,6 +171,7 @@ def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
     model = write_tiny_llama(tmp_path / "model")
     teachers = [f"unix://{tmp_path}/{name}.sock" for name in ("one", "two")]
     intake = f"unix://{tmp_path}/intake.sock"
+    log = tmp_path / "log"
     serve = ("teacher", "serve", "--model", f"{tmp_path}/model", "--max-job-tokens", "120")
     doomed = subprocess.Popen(
         [sys.executable, "-m", "deploy.cli", *serve, "--listen", teachers[0]],
@@ -163,11 +181,12 @@ def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
         running(*serve, "--listen", teachers[1]),
         running(
             *("services", "run", "intake", "dispatcher", "--listen", intake, *to_teachers),
-            *("--max-part-tokens", "60"),
+            *("--max-part-tokens", "60", "--metrics-listen", "127.0.0.1:0"),
+            log=log,
         ),
-        ScoringClient(teachers[0], timeout=120.0) as one,
-        ScoringClient(teachers[1], timeout=120.0) as two,
-        ScoringClient(intake, timeout=120.0) as client,
+        ScoringClient(teachers[0], timeout=240.0) as one,
+        ScoringClient(teachers[1], timeout=240.0) as two,
+        ScoringClient(intake, timeout=240.0) as client,
     ):
         try:
             fingerprint = one.get_teacher().tokenizer_fingerprint
@@ -188,8 +207,14 @@ def test_parts_by_two_teachers_are_right_and_killing_one_of_them_loses_nothing(
             ]
             with pytest.raises(Overloaded, match="split it by context"):
                 two.score(jobs[0])
-            futures = [client.submit(job) for job in jobs]
-            futures[3].result()
+            services = metrics_url(log)
+            wait_until(lambda: samples(services).get("dispatcher_teachers") == 2)
+            futures = [client.submit(job) for job in jobs[:10]]
+            for future in futures:
+                future.result()
+            doomed.send_signal(signal.SIGSTOP)  # what it gets from now on, it has when it dies
+            futures += [client.submit(job) for job in jobs[10:]]
+            wait_until(lambda: samples(services)[f"dispatcher_in_flight {teachers[0]}"] > 0)
             doomed.kill()
             for job, future in zip(jobs, futures, strict=True):
                 scores, expected = future.result().scores, plain_log_probs(model, job)

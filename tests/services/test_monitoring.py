@@ -27,7 +27,7 @@ from tests.services.scripted_teacher import ScriptedTeacher, make_job, serving
 
 def fetch(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=240) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -107,7 +107,7 @@ def test_services_tell_what_they_have_done(tmp_path: Path):
         asyncio.run(score(match[1]))
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(240) == 0
 
 
 def test_only_so_many_runs_have_series_those_with_work_first():

@@ -53,8 +53,14 @@ def doctor(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
 
 
 def test_a_sound_system_has_no_problem(
-    capsys: pytest.CaptureFixture[str], sound_redis: str, address: str, model: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    sound_redis: str,
+    address: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("services.doctor.redis.SLOW_SECONDS", 60.0)  # whatever else runs here
     code, found = doctor(
         capsys,
         *("--redis", sound_redis, "--teachers", address, "--tokenizer", model),
@@ -92,6 +98,15 @@ def test_redis_settings_that_cost_jobs_are_named(
     code, found = doctor(capsys, "--redis", sound_redis)
     assert (found[check]["state"], code) == (state, int(state == "problem"))
     assert remedy in found[check]["remedy"]
+
+
+def test_a_slow_redis_is_a_warning(
+    capsys: pytest.CaptureFixture[str], sound_redis: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.doctor.redis.SLOW_SECONDS", 0.0)
+    code, found = doctor(capsys, "--redis", sound_redis)
+    assert (code, found["redis round trip"]["state"]) == (0, "warning")
+    assert "beside" in found["redis round trip"]["remedy"]
 
 
 def test_the_queue_s_own_user_is_told_what_it_may_not_see(
