@@ -161,6 +161,11 @@ def engine_config(options: VllmOptions) -> tuple["VllmConfig", type[ScoringPath]
             "teacher_server.engines.vllm.scheduler.Capped"
             f"{'Async' if asynchronous else ''}Scheduler"
         )
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and config.parallel_config.distributed_executor_backend == "mp":
+        executor = "teacher_server.engines.vllm.executor.SleepingExecutor"
+        config.parallel_config.distributed_executor_backend = executor
     return config, path
 
 
