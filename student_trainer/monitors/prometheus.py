@@ -64,6 +64,7 @@ class PrometheusMonitor(Monitor):
         self._listen = listen
         self._serving = ExitStack()
         self._ready = False
+        self._shown: set[str] = set()
 
     def start(
         self, recipe: Mapping[str, object], total_steps: int, resumed_step: int | None = None
@@ -80,22 +81,28 @@ class PrometheusMonitor(Monitor):
         STEPS.set(total_steps)
         STEP.set(resumed_step or 0)
         FIGURE.clear()
+        self._shown = set()
         self._ready = True
 
     def log(self, row: Mapping[str, float]) -> None:
-        """Show the row's figures in place of those of the step before."""
+        """Show the row's figures in place of those of the step before.
+
+        One after the other, so that a figure of both is never gone; the step's number comes last.
+        """
         if not self._ready:
             raise ValueError("the Prometheus monitor was not started")
-        STEP.set(row["step"])
-        STEP_TIME.set(time.time())
-        FIGURE.clear()
-        for key, value in row.items():
-            if key not in ("step", "time"):
-                FIGURE.labels(key).set(value)
+        figures = {key: value for key, value in row.items() if key not in ("step", "time")}
+        for key, value in figures.items():
+            FIGURE.labels(key).set(value)
+        for key in self._shown - figures.keys():
+            FIGURE.remove(key)
+        self._shown = set(figures)
         if "time/step_seconds" in row:
             STEP_SECONDS.observe(row["time/step_seconds"])
         if "scoring/wait_seconds" in row:
             SCORING_WAIT_SECONDS.observe(row["scoring/wait_seconds"])
+        STEP_TIME.set(time.time())
+        STEP.set(row["step"])
 
     def close(self) -> None:
         """Serve no longer."""
