@@ -74,7 +74,7 @@ class Composition:
         self.secrets = secrets
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._services = services
-        self._ports: dict[tuple[str, str], int] = {}
+        self._reserved: dict[tuple[str, str], socket.socket] = {}
         self._named = {name: name for name in services}
         for name, service in services.items():
             networks = service.get("networks", [])
@@ -86,13 +86,18 @@ class Composition:
         queue.write_text(self._addresses("services", queue.read_text()))
 
     def port(self, service: str, port: str) -> int:
-        """The port of this machine that stands for a container's."""
+        """The port of this machine that stands for a container's.
+
+        A socket that only has its address keeps it from whoever asks for any free port, and not
+        from the service, which asks for this one with SO_REUSEADDR, as all of them do.
+        """
         key = (service, port)
-        if key not in self._ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self._ports[key] = probe.getsockname()[1]
-        return self._ports[key]
+        if key not in self._reserved:
+            reserved = self._reserved[key] = socket.socket()
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+        bound: int = self._reserved[key].getsockname()[1]
+        return bound
 
     def local(self, service: str, text: str) -> str:
         """A word of a service's command, health check or variables, as it is on this machine."""
@@ -191,7 +196,11 @@ class Composition:
         )
         command = words if kind == "CMD" else ["/bin/sh", "-c", *words]
         checked = subprocess.run(
-            command, cwd=self.folder, env=self.environment(name), capture_output=True, timeout=60
+            command,
+            cwd=self.folder,
+            env=self.environment(name),
+            capture_output=True,
+            timeout=SECONDS,
         )
         return checked.returncode == 0
 
@@ -209,8 +218,10 @@ class Composition:
         for name, process in reversed(self.processes.items()):
             process.terminate()
             try:
-                codes[name] = process.wait(60)
+                codes[name] = process.wait(SECONDS / 4)
             except subprocess.TimeoutExpired:
                 process.kill()
                 codes[name] = process.wait()
+        for reserved in self._reserved.values():
+            reserved.close()
         return codes

@@ -201,12 +201,14 @@ def rows() -> list[Row]:
 def main() -> None:
     """Does tasks on several ranks; the processes are forks, so that torch is imported once."""
     for count, tasks in json.loads(Path(sys.argv[1]).read_text()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        torch.multiprocessing.start_processes(
-            _work, (count, port, tasks), nprocs=count, start_method="fork"
-        )
+        with socket.socket() as reserved:
+            # Keeps the port from others until the first rank listens there, with SO_REUSEADDR too.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+            port = reserved.getsockname()[1]
+            torch.multiprocessing.start_processes(
+                _work, (count, port, tasks), nprocs=count, start_method="fork"
+            )
 
 
 def _work(rank: int, count: int, port: int, tasks: list[dict[str, Any]]) -> None:
