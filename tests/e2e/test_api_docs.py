@@ -55,7 +55,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             yield System(url, address, folder)
         finally:
             services.terminate()
-            services.communicate(timeout=30)
+            services.communicate(timeout=240)
 
 
 def test_every_line_of_the_shell_does_what_is_said(system: System, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class System:
 
 
 def exported(url: str) -> dict[str, float]:
-    with urllib.request.urlopen(url, timeout=10) as reply:
+    with urllib.request.urlopen(url, timeout=240) as reply:
         families = list(text_string_to_metric_families(reply.read().decode()))
     samples = {
         " ".join([sample.name, *sample.labels.values()]): sample.value

@@ -193,7 +193,7 @@ from deploy.local.supervisor import Service, Supervisor
 
 folder = Path(sys.argv[1])
 sleep = "import time; time.sleep(3600)"
-with Supervisor(print) as supervisor:
+with Supervisor(print, grace_seconds=240) as supervisor:
     supervisor.start(
         Service("worker", (sys.executable, "-c", sleep), lambda: True, folder / "worker.log")
     )
