@@ -42,12 +42,12 @@ def test_sampling_goes_on_in_the_background() -> None:
     def sample(step: int) -> int:
         if step == 1:
             began.set()
-            assert goes_on.wait(10)
+            assert goes_on.wait(240)
         return step
 
     ahead = SamplingAhead(sample, 1, in_background=True)
     assert ahead.take(0, 5) == 0  # step 1 is still being sampled
-    assert began.wait(10)
+    assert began.wait(240)
     goes_on.set()
     ahead.settle()
     assert ahead.take(1, 1) == 1

@@ -151,7 +151,8 @@ def test_cutting_into_micro_batches_changes_nothing(
             trainer.run()
         after.append(parameters_of(run_dir, 1))
     for name, value in after[0].items():
-        torch.testing.assert_close(value, after[1][name], rtol=0, atol=1e-7)
+        # A step moves weights by some 1e-5; two float32 about 1 are 1.2e-7 apart.
+        torch.testing.assert_close(value, after[1][name], rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize(

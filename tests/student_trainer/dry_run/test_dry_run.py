@@ -156,14 +156,17 @@ def test_what_the_machine_cannot_hold_is_a_warning(recipe: Path, tmp_path: Path)
     assert "student.lora" in text(checks, "memory")
 
 
-def test_limits_of_a_teacher_that_answers(recipe: Path, student: Student, tmp_path: Path) -> None:
+def test_limits_of_a_teacher_that_answers(
+    recipe: Path, student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("student_trainer.dry_run.teacher.LONGEST_WAIT", 240)  # a busy machine
     teacher = replace(
         TEACHER, tokenizer_fingerprint=student.fingerprint, max_top_k=8, max_model_len=256
     )
 
     async def check(teacher: TeacherInfo, *overrides: str) -> Checklist:
         async with serving(ScriptedService(teacher=teacher), tmp_path / "socket") as address:
-            here = [f"scoring.address={address}", "scoring.connect_timeout=20"]
+            here = [f"scoring.address={address}", "scoring.connect_timeout=240"]
             return await asyncio.to_thread(dry_run, recipe, [*here, *overrides], {})
 
     assert levels(asyncio.run(check(teacher))) == {}

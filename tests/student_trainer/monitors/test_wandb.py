@@ -45,6 +45,8 @@ def records(run_dir: Path) -> Iterator[Record]:
                 place += left
                 continue
             size = int.from_bytes(data[place + 4 : place + 6], "little")
+            if place + _HEADER + size > len(data):
+                break  # it is being written
             kind = data[place + 6]
             parts += data[place + _HEADER : place + _HEADER + size]
             place += _HEADER + size

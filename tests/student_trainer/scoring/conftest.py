@@ -39,7 +39,7 @@ def score(prompts: Prompts, tmp_path: Path) -> Score:
         **config: Any,
     ) -> list[ScoredGroup]:
         hints = hints or HintConfig()
-        with serve(teacher, tmp_path) as address, ScoringClient(address, timeout=30) as client:
+        with serve(teacher, tmp_path) as address, ScoringClient(address, timeout=240) as client:
             scoring = GroupScoring(
                 client,
                 client.get_teacher(),
