@@ -96,6 +96,7 @@ def soak(plan: Plan, folder: Path, progress: Progress = lambda done: None) -> Re
             *(*COUNTERHINT, "services", "run", "--listen", site.intake),
             *("--redis", site.redis.url, "--result-seconds", str(RESULT_SECONDS)),
             *("--teachers", teacher.address, "--metrics-listen", "127.0.0.1:0"),
+            *("--http-listen", "127.0.0.1:0"),
         )
         pages = (f"{teacher.probes}/metrics", services.wait_until_said("metrics on "))
         with ScoringClient(site.intake) as client:
