@@ -82,7 +82,7 @@ class Child:
             self.send(signal.SIGCONT)
 
     def wait(self) -> int:
-        return self.process.wait(timeout=180.0)
+        return self.process.wait(timeout=600.0)
 
     def kill(self) -> None:
         """SIGKILL: it ends without a word, also one that stands still."""

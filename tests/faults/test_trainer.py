@@ -1,5 +1,6 @@
 """A training run whose queue loses everything on the way."""
 
+import pytest
 import yaml
 
 from student_trainer.monitors import read_rows
@@ -11,6 +12,7 @@ from tests.student_trainer.chain_student import write_chain_student
 STEPS = 6
 
 
+@pytest.mark.timeout(900)  # a minute and more on a busy machine
 def test_training_goes_on_when_redis_comes_back_empty(site: Site) -> None:
     student, template = site.folder / "student", site.folder / "hint.txt"
     write_chain_student(student, width=32, heads=4, kv_heads=2)
