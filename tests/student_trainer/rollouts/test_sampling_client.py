@@ -54,13 +54,31 @@ class Servicer(sampling_pb2_grpc.SamplingServiceServicer):
         return sampling_pb2.SampleGroupResponse()
 
 
+class Clock:
+    """The client's, which stands still, or goes on by so many seconds whenever it looks at it."""
+
+    def __init__(self) -> None:
+        self.now = self.step = 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("student_trainer.rollouts.sampling_client.time", clock)
+    return clock
+
+
 class Farm:
     """Two servers, and a client of theirs."""
 
-    def __init__(self, folder: Path, patience: float) -> None:
+    def __init__(self, folder: Path) -> None:
         self.addresses = [f"unix://{folder}/{name}.sock" for name in "ab"]
         self.servicers = [Servicer(), Servicer()]
-        self.client = SamplingServers(self.addresses, timeout=30, patience=patience)
+        self.client = SamplingServers(self.addresses, timeout=240, patience=60)
         self._servers: list[grpc.aio.Server | None] = [None, None]
 
     async def start(self, which: int) -> None:
@@ -85,12 +103,10 @@ class Farm:
             await self.client.release(loaded)
 
 
-def with_farm(
-    folder: Path, test: Callable[[Farm], Awaitable[None]], patience: float = 60.0
-) -> None:
+def with_farm(folder: Path, test: Callable[[Farm], Awaitable[None]]) -> None:
     async def run() -> None:
         async with AsyncExitStack() as stack:
-            farm = Farm(folder, patience)
+            farm = Farm(folder)
             stack.push_async_callback(farm.client.close)
             for which in (0, 1):
                 await farm.start(which)
@@ -119,11 +135,15 @@ def test_the_groups_of_a_lost_server_go_to_the_other(tmp_path: Path) -> None:
     with_farm(tmp_path, test)
 
 
-def test_a_lost_server_makes_a_push_fail_and_then_nothing_is_sampled(tmp_path: Path) -> None:
+def test_a_lost_server_makes_a_push_fail_and_then_nothing_is_sampled(
+    tmp_path: Path, clock: Clock
+) -> None:
     async def test(farm: Farm) -> None:
         await farm.stop(0)
-        with pytest.raises(Unavailable, match=r"a\.sock has been out of reach for 0\.5 s"):
+        clock.step = 25
+        with pytest.raises(Unavailable, match=r"a\.sock has been out of reach for 60 s"):
             await farm.load(2)
+        clock.step = 0  # as long as it takes to connect again
         assert farm.servicers[1].pushes == [1, 2]
         with pytest.raises(WeightsUnavailable, match="no weights are in place"):
             await farm.client.sample(1, GROUP)
@@ -131,17 +151,18 @@ def test_a_lost_server_makes_a_push_fail_and_then_nothing_is_sampled(tmp_path: P
         await farm.load(2)
         assert (await farm.client.sample(0, GROUP))[1] == 2
 
-    with_farm(tmp_path, test, patience=0.5)
+    with_farm(tmp_path, test)
 
 
-def test_when_all_are_lost_the_error_names_the_remedy(tmp_path: Path) -> None:
+def test_when_all_are_lost_the_error_names_the_remedy(tmp_path: Path, clock: Clock) -> None:
     async def test(farm: Farm) -> None:
         await farm.stop(0)
         await farm.stop(1)
+        clock.step = 25
         with pytest.raises(Unavailable, match=r"\.sock has been .* `counterhint sampler serve`"):
             await farm.client.sample(0, GROUP)
 
-    with_farm(tmp_path, test, patience=0.5)
+    with_farm(tmp_path, test)
 
 
 def test_a_server_started_anew_is_given_its_weights(tmp_path: Path) -> None:
