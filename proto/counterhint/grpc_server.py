@@ -17,6 +17,8 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
+from counterhint.aborted_calls import AbortedCalls
+
 UNKNOWN_METHOD = "/unknown"
 """The name under which interceptors see every call of a method that the server does not have."""
 
@@ -24,13 +26,13 @@ UNKNOWN_METHOD = "/unknown"
 def make_server(
     options: Sequence[tuple[str, Any]], interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
 ) -> grpc.aio.Server:
-    """A server as `grpc.aio.server` makes it; to be called where an event loop runs.
+    """A server like that of `grpc.aio.server`; to be called where an event loop runs.
 
     Args:
         options: of gRPC's core.
-        interceptors: asked about each call, the first one first.
+        interceptors: asked about each call, the first one first, behind `AbortedCalls`.
     """
-    return cast(grpc.aio.Server, _Server(options, interceptors))
+    return cast(grpc.aio.Server, _Server(options, [AbortedCalls(), *interceptors]))
 
 
 class _Server(_server.Server):

@@ -11,7 +11,6 @@ import grpc
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from counterhint.aborted_calls import AbortedCalls
 from counterhint.addresses import bound_address, check_address
 from counterhint.authentication import Authentication
 from counterhint.certificates import ServerTls
@@ -44,8 +43,7 @@ class ServerSecurity:
 
     def make_server(self) -> grpc.aio.Server:
         """A server with the contract's limits that asks for tokens before it parses anything."""
-        interceptors = [AbortedCalls(), self.authentication, MalformedMessages()]
-        return make_server(SERVER_OPTIONS, interceptors)
+        return make_server(SERVER_OPTIONS, [self.authentication, MalformedMessages()])
 
     def bind(self, server: grpc.aio.Server, listen: str, services: Sequence[str]) -> str:
         """Makes a server listen; gives the address that clients use.

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from counterhint.errors import InvalidJob, error_to_status
-from counterhint.server_security import ServerSecurity
+from counterhint.grpc_server import make_server
 from counterhint.v1 import scoring_pb2, scoring_pb2_grpc
 
 
@@ -49,7 +49,7 @@ def test_nothing_stays_of_a_refused_call(streamed: bool, tmp_path: Path) -> None
 
     async def run() -> None:
         service = Refusing()
-        server = ServerSecurity().make_server()
+        server = make_server(())
         scoring_pb2_grpc.add_ScoringServiceServicer_to_server(service, server)
         address = f"unix://{tmp_path / 's.sock'}"
         server.add_insecure_port(address)
