@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.programs import program
+
+SECONDS = 120
+"""How long a test waits for what a page must show; only keeps a broken one from hanging."""
+expect.set_options(timeout=1000 * SECONDS)
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * SECONDS)
         watches.append(Watch(page, "/".join(url.split("/")[:3])))
         page.goto(url)
         return page

@@ -47,9 +47,9 @@ def served_gateway(
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
     thread.start()
     try:
-        assert ready.wait(60), "the gateway did not start"
+        assert ready.wait(240), "the gateway did not start"
         yield urls[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+        thread.join(240)
         loop.close()

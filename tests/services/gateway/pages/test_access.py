@@ -162,7 +162,7 @@ def test_whatever_goes_wrong_a_page_goes_on_looking(
         pattern = "**/v1/training-runs/maths?*"
         page.route(pattern, answer)
         problem = page.locator("#problems")
-        expect(problem).to_contain_text(said, timeout=30_000)
+        expect(problem).to_contain_text(said)
         expect(problem).to_contain_text("Trying again in")
         expect(problem).to_contain_text("What is shown is of")
         expect(reward).to_have_text("reward 0.04")
@@ -170,5 +170,5 @@ def test_whatever_goes_wrong_a_page_goes_on_looking(
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 5, "rollout/reward": 0.875}) + "\n")
         page.evaluate("window.dispatchEvent(new Event('online'))")
-        expect(reward).to_have_text("reward 0.875", timeout=30_000)
+        expect(reward).to_have_text("reward 0.875")
         expect(problem).to_be_empty()

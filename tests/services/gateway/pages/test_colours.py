@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.services.gateway.pages.conftest import Show
 from tests.services.gateway.pages.replies import reply_of, response, words
@@ -41,8 +41,9 @@ def end_colours(page: Page) -> dict[str, Colour]:
     }
 
 
-def backgrounds(page: Page, signal: str) -> list[Colour]:
+def backgrounds(page: Page, signal: str, count: int) -> list[Colour]:
     tokens = page.locator(f"[data-signal={signal}] .token")
+    expect(tokens).to_have_count(count)  # those behind the first block come a frame later
     texts: list[str] = tokens.evaluate_all(
         "found => found.map(one => getComputedStyle(one).backgroundColor)"
     )
@@ -81,7 +82,7 @@ def test_colours_are_those_of_the_numbers(show: Show, scheme: str, log: bool) ->
     for signal in SIGNALS:
         values = REPLY["responses"][0]["tokens"][signal]
         limit = limit_of(values, log)
-        shown = backgrounds(page, signal)
+        shown = backgrounds(page, signal, len(values))
         wanted = [expected(value, limit, log, ends) for value in values]
         np.testing.assert_allclose(shown, wanted, atol=0.003)
 
@@ -94,7 +95,8 @@ def test_one_scale_colours_both_signals_by_the_larger_limit(show: Show) -> None:
     ends = end_colours(page)
     for signal in SIGNALS:
         wanted = [expected(value, limit, False, ends) for value in columns[signal]]
-        np.testing.assert_allclose(backgrounds(page, signal), wanted, atol=0.003)
+        shown = backgrounds(page, signal, len(wanted))
+        np.testing.assert_allclose(shown, wanted, atol=0.003)
 
 
 def test_the_legend_has_the_numbers_of_the_scale(show: Show) -> None:
@@ -115,7 +117,7 @@ def test_text_is_legible_on_every_colour(show: Show, scheme: str) -> None:
     ink = luminance(
         rgb(page.locator(".token").first.evaluate("one => getComputedStyle(one).color"))
     )
-    for background in backgrounds(page, "e_ctr"):
+    for background in backgrounds(page, "e_ctr", len(values)):
         light, dark = sorted((ink, luminance(background)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.processes import wait_until
 from tests.services.gateway.pages.conftest import Show
@@ -49,7 +49,7 @@ def test_a_link_reproduces_the_view(show: Show, visit: Visit) -> None:
     seen = looks(page)
     again = visit(link)
     again.locator(".card").wait_for(state="visible")
-    assert looks(again) == seen
+    wait_until(lambda: looks(again) == seen)
 
 
 def test_a_link_opened_in_the_same_page_replaces_the_view(visit: Visit, gateway_url: str) -> None:
@@ -70,7 +70,7 @@ def test_a_view_too_large_for_a_link_says_what_to_do(show: Show, count: int) -> 
         page.click("#download")
     assert download.value.suggested_filename == "scores.json"
     page.set_input_files("#opened", download.value.path())
-    page.locator("#problems").wait_for(state="attached")
+    expect(page.locator("#link-note")).to_be_empty()  # it is shown anew
     assert page.locator("#problems").inner_text() == ""
 
 
