@@ -33,7 +33,7 @@ async def gateway_client(queue: JobQueue, **options: Any) -> AsyncIterator[httpx
     listen = options.pop("listen", "127.0.0.1:0")
     async with (
         serve_gateway(queue, listen, **options) as url,
-        httpx.AsyncClient(base_url=url, timeout=60.0) as client,
+        httpx.AsyncClient(base_url=url, timeout=240.0) as client,
     ):
         yield client
 
@@ -56,7 +56,7 @@ def with_gateway(use: Use, teachers: Sequence[str] = (), **options: Any) -> None
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Waits for a condition that has no event."""
-    async with asyncio.timeout(60.0):  # keeps a broken test from hanging
+    async with asyncio.timeout(240.0):  # keeps a broken test from hanging
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

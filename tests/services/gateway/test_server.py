@@ -427,7 +427,7 @@ def test_the_whole_in_one_process(
                 return False
 
         wait_until(ready)
-        answer = httpx.post(f"{found[1]}/v1/distill/score", json=EXAMPLE, timeout=60)
+        answer = httpx.post(f"{found[1]}/v1/distill/score", json=EXAMPLE, timeout=240)
         assert answer.status_code == 200
         tokens = answer.json()["responses"][0]["tokens"]
         assert "".join(tokens["text"]) == "2+3 = 5"
@@ -443,4 +443,4 @@ def test_the_whole_in_one_process(
         assert "/v1/jobs/none" not in figures
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(240) == 0
