@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterhint.client import AsyncScoringClient
 from counterhint.errors import InvalidJob, Unavailable
 from counterhint.jobs import TeacherInfo
 from counterhint.messages import job_to_message, result_from_message
@@ -279,6 +280,9 @@ def test_stopping_claims_no_more_and_finishes_what_can_be_finished(address: str)
             async with dispatching(queue, [address], settings) as dispatcher:
                 await until(lambda: teacher.under_way == 1)
                 dispatcher.stop()
+                async with AsyncScoringClient(address) as client:
+                    await client.get_teacher()  # a way there and back, and it still waits
+                assert dispatcher.connected
                 teacher.open.set()
             assert (await queue.job("a")).state is JobState.DONE
             record = await queue.job("b")
