@@ -83,7 +83,7 @@ class LocalRedis:
         flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
         return [str(self._server), *flags]
 
-    def start(self, timeout: float = 10.0) -> None:
+    def start(self, timeout: float = 60.0) -> None:
         """Starts the server and returns when it answers.
 
         Raises:
@@ -119,7 +119,7 @@ class LocalRedis:
                     )
                 time.sleep(0.01)
 
-    def wait_until_ready(self, timeout: float = 10.0) -> None:
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Returns when the server answers, whoever started it.
 
         Raises:
