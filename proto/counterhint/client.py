@@ -100,14 +100,17 @@ class AsyncScoringClient:
         Raises:
             Unavailable: nobody answered within the time-out.
         """
-        message = await self._with_retries(
-            lambda remaining: self._stub.GetTeacher(
-                scoring_pb2.GetTeacherRequest(),
-                timeout=remaining,
-                metadata=self._credentials.metadata(),
-            ),
-            timeout,
-        )
+        try:
+            message = await self._with_retries(
+                lambda remaining: self._stub.GetTeacher(
+                    scoring_pb2.GetTeacherRequest(),
+                    timeout=remaining,
+                    metadata=self._credentials.metadata(),
+                ),
+                timeout,
+            )
+        except DeadlinePassed as error:  # the time was over in the middle of a try
+            raise Unavailable(error.message, reason=error.reason) from error
         return teacher_from_message(message)
 
     async def check_tokenizer(self, fingerprint: str, timeout: float | None = None) -> TeacherInfo:

@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from counterhint import CounterhintError, Credentials, ScoringClient, TeacherInfo
 from counterhint.certificates import check_client_certificates
-from counterhint.errors import DeadlinePassed, InputError, Unavailable
+from counterhint.errors import InputError, Unavailable
 from student_trainer.scoring.config import ScoringConfig
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def find_teacher(client: ScoringClient, config: ScoringConfig) -> TeacherInfo:
     """
     try:
         return client.get_teacher(config.connect_timeout)
-    except (Unavailable, DeadlinePassed) as error:  # the second when time ran out within a try
+    except Unavailable as error:
         raise InputError(
             f"scoring.address: no teacher or intake answered at {config.address} within "
             f"{config.connect_timeout:g} s ({error.message}); start one with `counterhint "

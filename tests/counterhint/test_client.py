@@ -156,6 +156,25 @@ def test_it_gives_up_at_the_time_out_with_the_last_reason(
     assert len(retries) == 2
 
 
+def test_a_teacher_that_says_nothing_is_as_one_that_is_not_there(tmp_path: Path) -> None:
+    class Silent(ScriptedService):
+        async def GetTeacher(  # noqa: N802
+            self, request: scoring_pb2.GetTeacherRequest, context: Any
+        ) -> scoring_pb2.GetTeacherResponse:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+
+    async def run() -> None:
+        async with (
+            serving(Silent(), tmp_path / "s") as address,
+            AsyncScoringClient(address) as client,
+        ):
+            await client.get_teacher(timeout=0.5)
+
+    with pytest.raises(Unavailable):
+        asyncio.run(run())
+
+
 def test_a_call_that_takes_longer_than_the_time_out_is_over(tmp_path: Path) -> None:
     async def never(job: ScoringJob) -> ScoringResult:
         await asyncio.sleep(3600)

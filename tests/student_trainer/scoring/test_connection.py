@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from counterhint.errors import DeadlinePassed, InputError
+from counterhint.errors import InputError
 from counterhint.v1 import scoring_pb2
 from student_trainer.scoring import ScoringConfig, credentials_of, find_teacher, open_client
 from tests.certificates import Authority
@@ -62,7 +62,6 @@ def test_a_teacher_that_says_nothing_is_as_one_that_is_not_there(tmp_path: Path)
         config = ScoringConfig(address=address, connect_timeout=0.5)
         with (
             open_client(config) as client,
-            pytest.raises(InputError, match=r"answered at unix:.* within 0\.5 s") as refusal,
+            pytest.raises(InputError, match=r"answered at unix:.* within 0\.5 s"),
         ):
             find_teacher(client, config)
-    assert isinstance(refusal.value.__cause__, DeadlinePassed)
