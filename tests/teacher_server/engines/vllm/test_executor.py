@@ -17,7 +17,7 @@ pytestmark = [
 def test_it_sleeps_while_it_waits_for_a_worker():
     from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
-    from teacher_server.engines.vllm.executor import SleepingExecutor
+    from teacher_server.engines.vllm.executor import LONGEST_SLEEP_MS, SleepingExecutor
 
     writer = MessageQueue(1, 1)
     reader = MessageQueue.create_from_handle(writer.export_handle(), rank=0)
@@ -31,21 +31,25 @@ def test_it_sleeps_while_it_waits_for_a_worker():
 
     writer.enqueue("a step's rows")
     assert reader.dequeue() == "a step's rows"
-    polls = []
+    sleeps = []
     poller = reader._spin_condition.poller
 
     class CountingPoller:
         def poll(self, timeout):
-            polls.append(timeout)
+            sleeps.append(timeout)
             return poller.poll(timeout)
 
     reader._spin_condition.poller = CountingPoller()
     with pytest.raises(TimeoutError):
         reader.dequeue(timeout=0.05)
-    assert polls  # a spinning one would not have asked within a second of the last message
+    assert sleeps  # a spinning one would have none within a second of the last message
+    # So that a step whose notice is lost is not waited for longer.
+    assert set(sleeps) == {LONGEST_SLEEP_MS}
 
 
-def test_engines_on_a_cpu_have_it(tmp_path):
+def test_engines_on_a_cpu_have_it(tmp_path, monkeypatch):
+    # Trainers whose vLLM samples in their own process set it to 0.
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     from vllm.v1.executor import Executor
 
     from teacher_server.engines.vllm.executor import SleepingExecutor
