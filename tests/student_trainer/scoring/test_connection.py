@@ -1,14 +1,10 @@
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from counterhint.errors import InputError
-from counterhint.v1 import scoring_pb2
-from student_trainer.scoring import ScoringConfig, credentials_of, find_teacher, open_client
+from student_trainer.scoring import ScoringConfig, credentials_of
 from tests.certificates import Authority
-from tests.counterhint.scripted_server import ScriptedService, server_in_a_thread
 
 
 def test_the_recipe_s_keys_come_before_the_environment(
@@ -45,23 +41,3 @@ def test_what_cannot_be_used_is_named_as_the_user_gave_it(
     monkeypatch.setenv("COUNTERHINT_TLS_CA", str(missing))
     with pytest.raises(InputError, match=f"COUNTERHINT_TLS_CA {missing} cannot be read"):
         credentials_of(remote)
-
-
-class Silent(ScriptedService):
-    """Takes calls and says nothing."""
-
-    async def GetTeacher(  # noqa: N802
-        self, request: scoring_pb2.GetTeacherRequest, context: Any
-    ) -> scoring_pb2.GetTeacherResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("nobody sets it")
-
-
-def test_a_teacher_that_says_nothing_is_as_one_that_is_not_there(tmp_path: Path) -> None:
-    with server_in_a_thread(Silent(), tmp_path / "socket") as address:
-        config = ScoringConfig(address=address, connect_timeout=0.5)
-        with (
-            open_client(config) as client,
-            pytest.raises(InputError, match=r"answered at unix:.* within 0\.5 s"),
-        ):
-            find_teacher(client, config)
